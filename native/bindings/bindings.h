@@ -1,0 +1,15 @@
+// One bind_* function per concept; module.cc calls them all.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace screc::bindings {
+
+namespace nb = nanobind;
+
+void bind_kernels(nb::module_& module);
+void bind_io(nb::module_& module);
+void bind_store(nb::module_& module);
+void bind_engine(nb::module_& module);
+
+}  // namespace screc::bindings

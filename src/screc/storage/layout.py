@@ -1,0 +1,279 @@
+"""The layout of a table: its bands, what each costs in bytes, and the tensor-train shape of a band."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Format = Literal["fp32", "tt"]
+Memory = Literal["dram", "ssd"]
+
+# An int64 key and a uint32 slot, in two arrays so that nothing is lost to padding.
+_HASH_BYTES_PER_ENTRY = 12
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TtShape(_Frozen):
+    """Shape of a tensor-train band (TT-Rec, arXiv 2101.11714, section 3).
+
+    Core k is float32 [ranks[k], row_factors[k], col_factors[k], ranks[k + 1]]; a row's digits in the mixed
+    radix ``row_factors`` (first core most significant) choose one slice per core; the row is their product.
+    """
+
+    row_factors: tuple[int, ...]
+    col_factors: tuple[int, ...]
+    ranks: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TtShape:
+        cores = len(self.row_factors)
+        if cores < 2 or len(self.col_factors) != cores or len(self.ranks) != cores + 1:
+            raise ValueError(
+                f"row_factors, col_factors and ranks need n >= 2, n and n + 1 entries, got {cores}, "
+                f"{len(self.col_factors)} and {len(self.ranks)}"
+            )
+        if self.ranks[0] != 1 or self.ranks[-1] != 1:
+            raise ValueError(f"ranks must begin and end with 1, got {list(self.ranks)}")
+        if min(self.row_factors + self.col_factors + self.ranks) < 1:
+            raise ValueError("row_factors, col_factors and ranks must be positive")
+        return self
+
+    @property
+    def num_cores(self) -> int:
+        """Number of cores."""
+        return len(self.row_factors)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the cores can address; at least the rows of the band."""
+        return math.prod(self.row_factors)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of a rebuilt row."""
+        return math.prod(self.col_factors)
+
+    def core_shape(self, core: int) -> tuple[int, int, int, int]:
+        """Shape of one core, [r_k, p_k, q_k, r_{k+1}]."""
+        return self.ranks[core], self.row_factors[core], self.col_factors[core], self.ranks[core + 1]
+
+    @property
+    def num_parameters(self) -> int:
+        """Float32 numbers in all cores."""
+        return sum(math.prod(self.core_shape(core)) for core in range(self.num_cores))
+
+    @property
+    def flops_per_row(self) -> int:
+        """Multiply-adds x 2 to rebuild one row, cores taken from the left."""
+        flops, columns = 0, self.col_factors[0]
+        for core in range(1, self.num_cores):
+            flops += 2 * columns * self.ranks[core] * self.col_factors[core] * self.ranks[core + 1]
+            columns *= self.col_factors[core]
+        return flops
+
+    @classmethod
+    def balanced(cls, num_rows: int, embedding_dim: int, tt_rank: int, num_cores: int = 3) -> TtShape:
+        """The most even factors: ``prod(row_factors) >= num_rows``, ``prod(col_factors) == embedding_dim``.
+
+        Inner ranks are ``tt_rank``, cut where an unfolding of the table cannot have that rank.
+        """
+        rows = _even_cover(num_rows, num_cores)
+        columns = _even_factors(embedding_dim, num_cores)
+        ranks = [1]
+        for cut in range(1, num_cores):
+            left = math.prod(rows[:cut]) * math.prod(columns[:cut])
+            right = math.prod(rows[cut:]) * math.prod(columns[cut:])
+            ranks.append(min(tt_rank, left, right))
+        return cls(row_factors=rows, col_factors=columns, ranks=(*ranks, 1))
+
+
+def _even_cover(target: int, parts: int) -> tuple[int, ...]:
+    """Ascending, nearly equal factors whose product is at least ``target``, with little to spare."""
+    factors: list[int] = []
+    for left in range(parts, 0, -1):
+        factor = max(1, math.floor(target ** (1 / left) + 1e-9)) if left > 1 else max(1, target)
+        factors.append(factor)
+        target = -(-target // factor)
+    return tuple(sorted(factors))
+
+
+def _even_factors(number: int, parts: int) -> tuple[int, ...]:
+    """Ascending integers with the given product, as even as the divisors allow."""
+    if parts == 1:
+        return (number,)
+    best: tuple[int, ...] | None = None
+    for first in range(1, math.floor(number ** (1 / parts) + 1e-9) + 1):
+        if number % first == 0:
+            rest = _even_factors(number // first, parts - 1)
+            factors = tuple(sorted((first, *rest)))
+            if best is None or factors[-1] - factors[0] < best[-1] - best[0]:
+                best = factors
+    assert best is not None  # 1 always divides
+    return best
+
+
+class Band(_Frozen):
+    """A contiguous range of ranks [start, stop) of one table and its placement."""
+
+    start: int = Field(ge=0)
+    stop: int
+    format: Format
+    memory: Memory
+    device: str = "cpu"
+    tt: TtShape | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Band:
+        if self.stop <= self.start:
+            raise ValueError(f"band [{self.start}, {self.stop}) is empty; drop it")
+        if (self.format == "tt") != (self.tt is not None):
+            raise ValueError("tt must be given for bands of format 'tt' and only for them")
+        if self.format == "tt" and self.memory != "dram":
+            raise ValueError(f"a tt band lives in dram, got memory '{self.memory}'")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        """Ranks in the band."""
+        return self.stop - self.start
+
+
+class TableLayout(_Frozen):
+    """One table as bands in rank order.
+
+    The last band is addressed by the id itself and has room for every id of the table, so that its (cold)
+    rows need no index; each earlier band carries an index from id to slot (:func:`index_kind`).
+    """
+
+    table: str
+    num_embeddings: int = Field(ge=1)
+    embedding_dim: int = Field(ge=1)
+    bands: tuple[Band, ...]
+
+    @model_validator(mode="after")
+    def _covers(self) -> TableLayout:
+        expected = 0
+        for band in self.bands:
+            if band.start != expected:
+                raise ValueError(f"table {self.table}: band starts at rank {band.start}, expected {expected}")
+            expected = band.stop
+        if expected != self.num_embeddings:
+            raise ValueError(
+                f"table {self.table}: bands cover {expected} of {self.num_embeddings} rows; cover all"
+            )
+        for position, band in enumerate(self.bands):
+            if band.tt is None:
+                continue
+            if band.tt.embedding_dim != self.embedding_dim:
+                raise ValueError(
+                    f"table {self.table}: tt.col_factors give dimension {band.tt.embedding_dim}, "
+                    f"the table has {self.embedding_dim}"
+                )
+            needed = self.slots(position)
+            if band.tt.num_rows < needed:
+                raise ValueError(
+                    f"table {self.table}: tt.row_factors address {band.tt.num_rows} rows, "
+                    f"the band needs {needed}"
+                )
+        return self
+
+    def slots(self, band: int) -> int:
+        """Rows that the band has room for: its own, or the whole table for the last band."""
+        return self.num_embeddings if band == len(self.bands) - 1 else self.bands[band].num_rows
+
+    def band_bytes(self, band: int) -> int:
+        """Bytes of the band's rows or cores in its memory (SSD bands in whole 4 KiB pages), without index."""
+        placed = self.bands[band]
+        if placed.tt is not None:
+            return 4 * placed.tt.num_parameters
+        if placed.memory == "ssd":
+            return PageGeometry.of(4 * self.embedding_dim).file_bytes(self.slots(band))
+        return 4 * self.embedding_dim * self.slots(band)
+
+    def index_bytes(self, band: int) -> int:
+        """DRAM bytes of the band's id-to-slot index; 0 for the last band."""
+        if band == len(self.bands) - 1:
+            return 0
+        return index_bytes(self.num_embeddings, self.bands[band].num_rows)
+
+    @property
+    def dram_bytes(self) -> int:
+        """DRAM the table takes when served: rows, cores and indices."""
+        return sum(
+            self.index_bytes(b) + (self.band_bytes(b) if band.memory == "dram" else 0)
+            for b, band in enumerate(self.bands)
+        )
+
+    @property
+    def ssd_bytes(self) -> int:
+        """SSD bytes of the table."""
+        return sum(self.band_bytes(b) for b, band in enumerate(self.bands) if band.memory == "ssd")
+
+    @classmethod
+    def dense(cls, table: str, num_embeddings: int, embedding_dim: int) -> TableLayout:
+        """The layout with every row fp32 in DRAM."""
+        band = Band(start=0, stop=num_embeddings, format="fp32", memory="dram")
+        return cls(table=table, num_embeddings=num_embeddings, embedding_dim=embedding_dim, bands=(band,))
+
+
+IndexKind = Literal["bitmap", "hash"]
+
+
+def index_kind(num_embeddings: int, num_rows: int) -> IndexKind:
+    """The smaller index for ``num_rows`` of ``num_embeddings`` ids."""
+    smaller = _bitmap_bytes(num_embeddings) <= _hash_bytes(num_rows)
+    return "bitmap" if smaller else "hash"
+
+
+def index_bytes(num_embeddings: int, num_rows: int) -> int:
+    """DRAM bytes of the smaller index, exactly as the store holds it (docs/format.md, "Indices")."""
+    return min(_bitmap_bytes(num_embeddings), _hash_bytes(num_rows))
+
+
+def hash_capacity(num_rows: int) -> int:
+    """Slots of the open-addressing table: the rows at a load of at most 3/4, at least 4."""
+    return max(4, -(-num_rows * 4 // 3))
+
+
+def _hash_bytes(num_rows: int) -> int:
+    return _HASH_BYTES_PER_ENTRY * hash_capacity(num_rows)
+
+
+def _bitmap_bytes(num_embeddings: int) -> int:
+    words = -(-num_embeddings // 64)
+    return 8 * words + 4 * (-(-words // 8) + 1)
+
+
+PAGE_BYTES = 4096
+PAGE_HEADER_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PageGeometry:
+    """Where the rows of an SSD band stand: whole rows per page, or whole pages per row for long rows."""
+
+    row_bytes: int
+    rows_per_page: int
+    pages_per_row: int
+
+    @classmethod
+    def of(cls, row_bytes: int) -> PageGeometry:
+        """The geometry of rows of ``row_bytes`` bytes."""
+        payload = PAGE_BYTES - PAGE_HEADER_BYTES
+        if row_bytes <= payload:
+            return cls(row_bytes, payload // row_bytes, 1)
+        return cls(row_bytes, 1, -(-row_bytes // payload))
+
+    def num_pages(self, num_rows: int) -> int:
+        """Pages that hold ``num_rows`` rows."""
+        return -(-num_rows // self.rows_per_page) * self.pages_per_row
+
+    def file_bytes(self, num_rows: int) -> int:
+        """File size for ``num_rows`` rows."""
+        return self.num_pages(num_rows) * PAGE_BYTES
