@@ -1,0 +1,1 @@
+"""Benchmarks of SCRec against its peers: ``python benchmarks/run.py JOB --json FILE``."""

@@ -1,0 +1,123 @@
+"""Job ``resident``: a model many times larger than its DRAM budget, served within it.
+
+Generates a DLRM with >= 8 GB of fp32 rows (random weights), counts accesses on generated traffic, plans with
+``--dram 500MB``, packs, verifies, and predicts in a process of its own whose peak resident memory is read from
+the kernel. Every step is the command a user would type.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.jobs.kaggle import BOTTOM, TOP, random_layers
+from screc.data import open_log
+from screc.storage import StoredTable, TableLayout, write_checkpoint
+
+DIM, NUM_DENSE = 16, 13
+
+
+def generate_checkpoint(path: Path, source: str) -> int:
+    """Write a checkpoint with random weights for the generator's tables; returns the bytes of its rows."""
+    log = open_log(source)
+    generator = np.random.default_rng(1)
+    bottom = random_layers(generator, NUM_DENSE, BOTTOM)
+    features = len(log.tables) + 1
+    top = random_layers(generator, DIM + features * (features - 1) // 2, TOP)
+    dense = {}
+    for name, layers in (("bottom", bottom), ("top", top)):
+        for number, (weight, bias) in enumerate(layers):
+            dense |= {f"{name}.{number}.weight": weight, f"{name}.{number}.bias": bias}
+    tables = [
+        StoredTable(layout=TableLayout.dense(table.name, table.num_embeddings, DIM), pooling=table.pooling)
+        for table in log.tables
+    ]
+
+    def rows(table: int) -> dict[str, np.ndarray]:
+        count = tables[table].layout.num_embeddings
+        return {"band.0.rows": 0.1 * generator.standard_normal((count, DIM), dtype=np.float32)}
+
+    model = {
+        "name": "dlrm",
+        "num_dense": NUM_DENSE,
+        "embedding_dim": DIM,
+        "bottom_mlp": list(BOTTOM),
+        "top_mlp": list(TOP),
+        "interaction": "dot",
+    }
+    write_checkpoint(path, model=model, tables=tables, dense=dense, table_tensors=rows, training={})
+    return sum(table.layout.num_embeddings for table in tables) * DIM * 4
+
+
+def screc(*arguments: object) -> dict:
+    """Run a verb with --json in its own process and return what it printed."""
+    command = [sys.executable, "-m", "screc.cli", *map(str, arguments), "--json"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+def run(*, quick: bool) -> dict[str, object]:
+    """Generate, profile, plan, pack, verify, predict; returns the report's parts."""
+    console = Console()
+    scale, dram, rows = (0.25, "100MB", 20_000) if quick else (4.0, "500MB", 400_000)
+    source = f"synthetic:rows={rows},seed=1,scale={scale}"
+    held_out = f"synthetic:rows={rows // 4},seed=1,scale={scale},first={rows}"
+    folder = Path(tempfile.mkdtemp(prefix="screc-resident-", dir=Path.cwd()))
+    seconds: dict[str, float] = {}
+    try:
+        begin = time.perf_counter()
+        row_bytes = generate_checkpoint(folder / "model", source)
+        seconds["generate"] = time.perf_counter() - begin
+        console.print(f"resident: {row_bytes / 1e9:.2f} GB of fp32 rows, DRAM budget {dram}")
+        steps = {
+            "probe": ("probe", "--directory", folder, "--out", folder / "system.json"),
+            "profile": ("profile", "--data", source, "--out", folder / "statistics"),
+            "plan": (
+                *("plan", "--statistics", folder / "statistics", "--system", folder / "system.json"),
+                *("--dim", DIM, "--dram", dram, "--out", folder / "plan.json"),
+            ),
+            "pack": (
+                *("pack", folder / "model", "--plan", folder / "plan.json"),
+                *("--statistics", folder / "statistics", "--out", folder / "artifact"),
+            ),
+            "verify": ("verify", folder / "artifact"),
+            "predict": (
+                "predict",
+                folder / "artifact",
+                "--data",
+                held_out,
+                "--out",
+                folder / "predictions.npy",
+            ),
+        }
+        results = {}
+        for name, command in steps.items():
+            begin = time.perf_counter()
+            results[name] = screc(*command)
+            seconds[name] = time.perf_counter() - begin
+            console.print(f"  {name}: {seconds[name]:.1f} s")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    peak, budget = results["predict"]["peak_resident_bytes"], results["plan"]["budget"]["dram_bytes"]
+    console.print(
+        f"peak resident memory of `screc predict`: {peak / 1e6:.0f} MB for a DRAM budget of "
+        f"{budget / 1e6:.0f} MB ({peak / budget:.2f}x; limit 1.25x), {results['predict']['samples_per_s']:,.0f} samples/s"
+    )
+    if peak > 1.25 * budget:
+        console.print("[red]over the limit[/red]")
+    return {
+        "settings": {"row_bytes": row_bytes, "dram": dram, "source": source},
+        "results": results | {"seconds": seconds},
+        "ratios": {
+            "resident.peak_vs_budget": round(peak / budget, 4),
+            "resident.row_bytes_vs_peak": round(row_bytes / peak, 3),
+        },
+    }

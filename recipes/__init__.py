@@ -1,0 +1,1 @@
+"""Full runs as Python functions, named dataset_model_method, and scripts that prepare data sets for them."""

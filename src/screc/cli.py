@@ -1,0 +1,468 @@
+"""The command line: each verb parses its options, calls one room, and prints. No logic lives here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+app = typer.Typer(
+    name="screc",
+    help="Train, plan, pack and serve recommendation models whose embedding tables do not fit in memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class OnError(StrEnum):
+    """What a reader does at a malformed line."""
+
+    RAISE = "raise"
+    SKIP = "skip"
+
+
+class Interaction(StrEnum):
+    """How a DLRM's features meet."""
+
+    DOT = "dot"
+    CAT = "cat"
+
+
+class Encoding(StrEnum):
+    """How raw categories become rows."""
+
+    VOCABULARY = "vocabulary"
+    HASH = "hash"
+
+
+class Optimizer(StrEnum):
+    """The optimisers of the training room."""
+
+    SGD = "sgd"
+    ADAGRAD = "adagrad"
+    ADAM = "adam"
+
+
+Data = Annotated[
+    str, typer.Option(help="criteo:FILE, avazu:FILE, parquet:FILE or synthetic:rows=...,seed=...,scale=...")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Threads = Annotated[int, typer.Option(help="Threads; 0 = every core.")]
+BadLines = Annotated[OnError, typer.Option(help="At a malformed line.")]
+Io = Annotated[str, typer.Option(help="SSD reads: auto, io_uring or pread.")]
+
+
+def _console(as_json: bool) -> Console:
+    """People's output: standard output, or standard error where a program reads the JSON."""
+    return Console(stderr=as_json)
+
+
+def _finish(as_json: bool, value: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(value, indent=1))
+
+
+@contextmanager
+def _progress(console: Console, title: str) -> Iterator[Any]:
+    """A progress bar as ``report(done, total)`` with total None while unknown."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+
+        def report(done: int, total: int | None = None) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield report
+
+
+def _open(source: str, assets: Path | None, on_error: OnError) -> Any:
+    """The click log, through the feature encoder that a model keeps in its assets (if it has one)."""
+    from screc.data import FeatureEncoder, open_log
+
+    folder = assets / "encoder" if assets else None
+    encoder = FeatureEncoder.load(folder) if folder and folder.is_dir() else None
+    return open_log(source, encoder, on_error=on_error.value)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in text.split(",") if width.strip())
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a list of widths such as 512,256,64") from None
+
+
+@app.command()
+def probe(
+    out: Annotated[Path, typer.Option(help="Where to write the system spec.")] = Path("system.json"),
+    directory: Annotated[Path, typer.Option(help="Directory on the SSD that will hold artifacts.")] = Path(
+        "."
+    ),
+    seconds: Annotated[float, typer.Option(help="Time to spend, about.")] = 10.0,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure this host: row gather, TT rebuild, dense layers, SSD reads."""
+    from screc.planning import probe as measure
+    from screc.planning import system_summary
+
+    console = _console(as_json)
+    with _progress(console, "probing") as report:
+        system = measure(directory, seconds=seconds, threads=threads, progress=report)
+    system.save(out)
+    system_summary(system, console)
+    console.print(f"written: {out}")
+    _finish(as_json, system.to_dict())
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Directory of the checkpoint.")],
+    test: Annotated[str | None, typer.Option(help="Log to evaluate on at the end.")] = None,
+    like: Annotated[Path | None, typer.Option(help="Checkpoint whose encoder and shape to use.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Train each table in the bands of this plan.")] = None,
+    statistics: Annotated[Path | None, typer.Option(help="The statistics the plan was made from.")] = None,
+    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 16,
+    bottom: Annotated[str, typer.Option(help="Hidden widths of the bottom MLP.")] = "512,256,64",
+    top: Annotated[str, typer.Option(help="Hidden widths of the top MLP.")] = "512,256",
+    interaction: Annotated[Interaction, typer.Option(help="How features interact.")] = Interaction.DOT,
+    encoding: Annotated[Encoding, typer.Option(help="How raw categories become rows.")] = Encoding.VOCABULARY,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows of a table: exactly (hash), at most (vocabulary).")
+    ] = None,
+    min_count: Annotated[int, typer.Option(help="Vocabulary: values seen less often share a row.")] = 1,
+    epochs: Annotated[int, typer.Option(help="Passes over the log.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Samples per step.")] = 2048,
+    dense_lr: Annotated[float, typer.Option(help="Learning rate of MLPs and TT cores.")] = 1e-3,
+    table_lr: Annotated[float, typer.Option(help="Learning rate of table rows.")] = 0.02,
+    optimizer: Annotated[Optimizer, typer.Option(help="For MLPs and TT cores.")] = Optimizer.ADAM,
+    table_optimizer: Annotated[Optimizer, typer.Option(help="For table rows.")] = Optimizer.ADAGRAD,
+    shuffle: Annotated[int, typer.Option(help="Samples shuffled together; 0 = the log's order.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Samples between checkpoints; 0 = at the end.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of initialisation and shuffle.")] = 0,
+    threads: Threads = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Replace a checkpoint instead of resuming.")
+    ] = False,
+    on_error: BadLines = OnError.RAISE,
+    as_json: Json = False,
+) -> None:
+    """Train a DLRM; Ctrl-C saves, the same command resumes."""
+    import tempfile
+
+    from screc.data import fit_encoder
+    from screc.models import DLRM, DlrmConfig
+    from screc.planning import Plan
+    from screc.statistics import AccessStatistics
+    from screc.storage import Checkpoint
+    from screc.training import TrainingConfig
+    from screc.training import train as run
+
+    console = _console(as_json)
+    parent = Checkpoint.open(like) if like else None
+    if (plan is None) != (statistics is None):
+        raise typer.BadParameter(
+            "--plan and --statistics go together: the statistics say which ids a band holds"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        assets = parent.assets if parent else Path(folder)
+        if not parent and not data.startswith("synthetic:"):
+            with _progress(console, "fitting the encoder") as report:
+                options = {"kind": encoding.value, "rows": rows, "min_count": min_count}
+                encoder = fit_encoder(data, **options, on_error=on_error.value, progress=report)
+            encoder.save(assets / "encoder")
+        log = _open(data, assets, on_error)
+        if parent:
+            config = DlrmConfig.from_dict(parent.model)
+        else:
+            config = DlrmConfig(
+                num_dense=log.num_dense,
+                embedding_dim=dim,
+                bottom_mlp=(*_widths(bottom), dim) if log.num_dense else (),
+                top_mlp=(*_widths(top), 1),
+                interaction=interaction.value,
+            )
+        layouts = Plan.load(plan).layouts if plan else None
+        band_ids = AccessStatistics.load(statistics).band_ids(layouts) if plan else None
+        model = DLRM.build(config, log.tables, layouts=layouts, band_ids=band_ids, seed=seed)
+        console.print(f"{len(log.tables)} tables, {model.tables.num_bytes / 1e6:,.1f} MB of rows and cores")
+        with _progress(console, "training") as report:
+            result = run(
+                model,
+                log,
+                TrainingConfig(
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    dense_optimizer=optimizer.value,
+                    dense_lr=dense_lr,
+                    table_optimizer=table_optimizer.value,
+                    table_lr=table_lr,
+                    seed=seed,
+                    num_threads=threads or len(os.sched_getaffinity(0)),
+                    shuffle_window=shuffle,
+                    checkpoint_every_samples=checkpoint_every,
+                ),
+                out=out,
+                evaluation=_open(test, assets, on_error) if test else None,
+                resume=not restart,
+                progress=lambda state: report(state.samples, state.total_samples),
+                assets=assets if (assets / "encoder").is_dir() else None,
+            )
+    console.print(result.message)
+    if result.evaluation:
+        console.print(f"AUC {result.evaluation.auc:.4f}, log-loss {result.evaluation.log_loss:.4f}")
+    _finish(as_json, result.to_dict())
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+@app.command()
+def profile(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where to write the statistics.")],
+    model: Annotated[Path | None, typer.Option(help="Checkpoint whose encoder to use.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Count the first samples only.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the access curves (.svg or .png).")] = None,
+    on_error: BadLines = OnError.RAISE,
+    as_json: Json = False,
+) -> None:
+    """Count how often each row of each table is looked up."""
+    from screc.statistics import AccessStatistics, plot_statistics, statistics_summary
+    from screc.storage import Checkpoint
+
+    console = _console(as_json)
+    log = _open(data, Checkpoint.open(model).assets if model else None, on_error)
+    with _progress(console, "counting") as report:
+        counted = AccessStatistics.collect(log, limit=limit, progress=report)
+    counted.save(out)
+    if plot:
+        plot_statistics(counted, plot)
+    statistics_summary(counted, console)
+    console.print(f"written: {out}")
+    _finish(as_json, counted.to_dict())
+
+
+@app.command()
+def plan(
+    statistics: Annotated[Path, typer.Option(help="Statistics from `screc profile`.")],
+    dram: Annotated[str, typer.Option(help="DRAM budget for rows: bytes (500MB) or a share (10%).")],
+    out: Annotated[Path, typer.Option(help="Where to write the plan.")] = Path("plan.json"),
+    model: Annotated[
+        Path | None, typer.Option(help="Checkpoint: gives the dimension and the MLPs' work.")
+    ] = None,
+    dim: Annotated[int, typer.Option(help="Embedding dimension, where no checkpoint is given.")] = 16,
+    system: Annotated[
+        Path | None, typer.Option(help="System spec; without one this host is probed now.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch that will be served.")] = 1024,
+    tt_ranks: Annotated[str, typer.Option(help="TT ranks to choose from.")] = "8,16,32",
+    max_tt_share: Annotated[float, typer.Option(help="Largest share of look-ups that TT may answer.")] = 0.05,
+    tt: Annotated[bool, typer.Option("--tt/--no-tt", help="Whether rows may become tensor trains.")] = True,
+    ssd: Annotated[bool, typer.Option("--ssd/--no-ssd", help="Whether rows may live on SSD.")] = True,
+    time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose a place for every row: DRAM, tensor train or SSD."""
+    from screc.planning import SystemSpec, make_plan, parse_bytes, plan_summary, plot_plan
+    from screc.planning import probe as measure
+    from screc.statistics import AccessStatistics
+    from screc.storage import Checkpoint
+
+    console = _console(as_json)
+    counted = AccessStatistics.load(statistics)
+    checkpoint = Checkpoint.open(model) if model else None
+    width = checkpoint.model["embedding_dim"] if checkpoint else dim
+    if system:
+        host = SystemSpec.load(system)
+    else:
+        with _progress(console, "probing") as report:
+            host = measure(out.resolve().parent, progress=report)
+    whole = sum(table.num_embeddings for table in counted.tables) * width * 4
+    with console.status("planning"):
+        made = make_plan(
+            counted,
+            width,
+            host,
+            dram_bytes=parse_bytes(dram, whole=whole),
+            batch_size=batch_size,
+            tt_ranks=_widths(tt_ranks),
+            max_tt_share=max_tt_share,
+            ssd=ssd,
+            tt=tt,
+            dense_flops=2 * sum(w.size for w in checkpoint.dense().values() if w.ndim == 2)
+            if checkpoint
+            else 0,
+            time_limit=time_limit,
+        )
+    made.save(out)
+    if plot:
+        plot_plan(made, plot)
+    plan_summary(made, console)
+    console.print(f"written: {out}")
+    _finish(as_json, made.to_dict())
+
+
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="Checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Directory of the artifact.")],
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan; without one every table stays as it was trained.")
+    ] = None,
+    statistics: Annotated[Path | None, typer.Option(help="The statistics the plan was made from.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the artifact that serves a checkpoint as planned."""
+    from screc.planning import Plan
+    from screc.statistics import AccessStatistics
+    from screc.storage import pack as write
+
+    console = _console(as_json)
+    with _progress(console, "packing") as report:
+        result = write(
+            model,
+            AccessStatistics.load(statistics) if statistics else None,
+            Plan.load(plan) if plan else None,
+            out,
+            progress=report,
+        )
+    console.print(
+        f"{out}: {result.dram_bytes / 1e6:,.1f} MB in DRAM (of it tensor trains {result.tt_bytes / 1e6:,.2f} MB, "
+        f"indices {result.index_bytes / 1e6:,.2f} MB), {result.ssd_bytes / 1e6:,.1f} MB on SSD, "
+        f"{result.seconds:.1f} s"
+    )
+    _finish(as_json, result.to_dict())
+
+
+@app.command()
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="Artifact.")],
+    as_json: Json = False,
+) -> None:
+    """Check every file and every page of an artifact."""
+    from screc.storage import verify as check
+
+    console = _console(as_json)
+    with _progress(console, "verifying") as report:
+        result = check(artifact, progress=report)
+    for problem in result.problems:
+        console.print(f"[red]damaged[/red] {problem}")
+    console.print(
+        f"{artifact}: {'damaged' if result.problems else 'sound'}; {result.pages:,} pages, "
+        f"{result.files} files"
+    )
+    _finish(as_json, result.to_dict())
+    if result.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="Artifact.")],
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Write the probabilities here (.npy, else text).")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per call of the engine.")] = 2048,
+    threads: Threads = 0,
+    io: Io = "auto",
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    on_error: BadLines = OnError.RAISE,
+    as_json: Json = False,
+) -> None:
+    """Predict a click log from an artifact."""
+    from screc.serving import Engine, score
+
+    console = _console(as_json)
+    engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
+    log = _open(data, engine.assets, on_error)
+    with _progress(console, "predicting") as report:
+        result = score(engine, log, batch_size=batch_size, out=out, progress=report)
+    if result.metrics:
+        console.print(f"AUC {result.metrics.auc:.4f}, log-loss {result.metrics.log_loss:.4f}")
+    console.print(
+        f"{result.num_samples:,} samples, {result.to_dict()['samples_per_s']:,.0f}/s in the engine, "
+        f"peak resident memory {result.peak_resident_bytes / 1e6:,.0f} MB"
+    )
+    _finish(as_json, result.to_dict())
+
+
+@app.command()
+def bench(
+    artifact: Annotated[Path, typer.Argument(help="Artifact.")],
+    data: Data,
+    batch_sizes: Annotated[str, typer.Option(help="Samples per call.")] = "1,16,128,1024,4096",
+    seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 3.0,
+    threads: Threads = 0,
+    io: Io = "auto",
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Measure an artifact's speed on this host."""
+    from dataclasses import asdict
+
+    from screc.serving import Engine, measure
+
+    console = _console(as_json)
+    engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
+    log = _open(data, engine.assets, OnError.RAISE)
+    results = []
+    for size in _widths(batch_sizes):
+        result = measure(engine, log, batch_size=size, seconds=seconds)
+        results.append(asdict(result))
+        console.print(
+            f"B={size}: {result.median_ms:.3f} ms (p99 {result.p99_ms:.3f}), "
+            f"{result.samples_per_s:,.0f} samples/s"
+        )
+    _finish(
+        as_json,
+        {"isa": engine.isa, "threads": engine.num_threads, "results": results, "store": engine.stats()},
+    )
+
+
+def main() -> None:
+    """Entry point: one clear line on standard error and exit code 1 for every expected failure."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("screc: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("SCREC_DEBUG"):
+            raise
+        show = getattr(error, "format_message", None)  # a wrong option: typer's own message
+        text = show() if show else str(error) or type(error).__name__
+        print(f"screc: error: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(2 if show else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Offline work with an engine: predict a whole click log, and measure the engine on one."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from screc.data import Batch, ClickLog
+from screc.statistics.metrics import Metrics, StreamingMetrics
+
+from .engine import Engine
+
+Report = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringReport:
+    """What predicting a log gave.
+
+    Attributes:
+        num_samples: samples predicted.
+        metrics: AUC, log-loss and normalised entropy; None where the log has no labels.
+        predict_seconds: wall time inside the engine, without reading the log.
+        store: the row store's counters for this log.
+        peak_resident_bytes: largest resident set of this process so far (VmHWM).
+    """
+
+    num_samples: int
+    metrics: Metrics | None
+    predict_seconds: float
+    store: dict[str, Any]
+    peak_resident_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        rate = self.num_samples / self.predict_seconds if self.predict_seconds else 0.0
+        value = asdict(self) | {"samples_per_s": rate}
+        return value
+
+
+def score(
+    engine: Engine,
+    log: ClickLog,
+    *,
+    batch_size: int = 4096,
+    out: Path | None = None,
+    progress: Report | None = None,
+) -> ScoringReport:
+    """Predict every sample of a log in bounded memory.
+
+    Args:
+        engine: an open engine whose tables fit the log's.
+        log: the click log.
+        batch_size: samples per call of the engine.
+        out: where to write the probabilities: ``.npy`` (float32 [num_samples]) or any other name for one
+            number per line. Written beside its place and renamed, so that half a file is never seen.
+        progress: called with (samples done, total or None).
+    """
+    quality = StreamingMetrics()
+    done, labelled, seconds = 0, 0, 0.0
+    with _PredictionFile(out) as sink:
+        for batch in log.batches(batch_size):
+            begin = time.perf_counter()
+            probabilities = engine.predict(batch)
+            seconds += time.perf_counter() - begin
+            sink.append(probabilities)
+            if batch.labels is not None:
+                quality.update(probabilities, batch.labels)
+                labelled += batch.batch_size
+            done += batch.batch_size
+            if progress:
+                progress(done, log.num_samples)
+    return ScoringReport(
+        num_samples=done,
+        metrics=quality.result() if labelled else None,
+        predict_seconds=seconds,
+        store=engine.stats(),
+        peak_resident_bytes=peak_resident_bytes(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Speed of an engine on batches of one size.
+
+    Attributes:
+        batch_size: samples per call.
+        median_ms, p99_ms: milliseconds per call.
+        samples_per_s: batch_size / median.
+        calls: calls timed.
+    """
+
+    batch_size: int
+    median_ms: float
+    p99_ms: float
+    samples_per_s: float
+    calls: int
+
+
+def measure(engine: Engine, log: ClickLog, *, batch_size: int, seconds: float = 3.0) -> Throughput:
+    """Time ``engine.predict`` on batches of a log, read before the clock starts.
+
+    Different batches take turns, as many as there are up to 64, so that caches see a stream and not one batch.
+    """
+    batches: list[Batch] = []
+    for batch in log.batches(batch_size):
+        if batch.batch_size == batch_size:
+            batches.append(batch)
+        if len(batches) == 64:
+            break
+    if not batches:
+        raise ValueError(f"batch_size: the log has fewer than {batch_size} samples; use a smaller one")
+    for batch in batches[:4]:
+        engine.predict(batch)
+    times: list[float] = []
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop or len(times) < len(batches):
+        begin = time.perf_counter()
+        engine.predict(batches[len(times) % len(batches)])
+        times.append(time.perf_counter() - begin)
+    median = statistics.median(times)
+    return Throughput(
+        batch_size=batch_size,
+        median_ms=median * 1e3,
+        p99_ms=float(np.percentile(times, 99)) * 1e3,
+        samples_per_s=batch_size / median,
+        calls=len(times),
+    )
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident set this process has had (VmHWM of /proc/self/status), in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+class _PredictionFile:
+    """Collects probabilities on disk, in place only when complete."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.partial") if path else None
+
+    def __enter__(self) -> _PredictionFile:
+        self._file = self._partial.open("wb") if self._partial else None
+        self._count = 0
+        if self._file and self._path.suffix == ".npy":
+            self._file.write(self._header(0))
+        return self
+
+    def _header(self, count: int) -> bytes:
+        # Fixed width, so that the count can be filled in at the end: numpy allows spaces before the newline.
+        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count},), }}"
+        return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"
+
+    def append(self, probabilities: np.ndarray) -> None:
+        """Add one batch."""
+        if self._file is None:
+            return
+        self._count += probabilities.size
+        if self._path.suffix == ".npy":
+            self._file.write(probabilities.astype("<f4", copy=False).tobytes())
+        else:
+            np.savetxt(self._file, probabilities, fmt="%.9g")
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if self._file is None:
+            return
+        if kind is None and self._path.suffix == ".npy":
+            self._file.seek(0)
+            self._file.write(self._header(self._count))
+        self._file.close()
+        if kind is None:
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink(missing_ok=True)
