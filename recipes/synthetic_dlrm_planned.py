@@ -1,8 +1,8 @@
 """The main job, end to end: click log -> training -> statistics -> plan -> artifact -> predictions.
 
-``python -m recipes.synthetic_dlrm_planned --out run`` (``make run``) generates a Criteo-shaped click log whose
-exact click probabilities are known, trains a DLRM with full tables, plans its rows into a tenth of their bytes
-of DRAM, trains it again in the planned form, packs it, and predicts the held-out day from the artifact.
+``python -m recipes.synthetic_dlrm_planned --out run`` (``make run``) generates a Criteo-shaped click log
+whose exact click probabilities are known, trains a DLRM with full tables, plans its rows into a tenth of their
+bytes of DRAM, trains it again in the planned form, packs it, and predicts the held-out day from the artifact.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def run(config: RunConfig, out: Path, console: Console) -> dict[str, Any]:
     with _progress(console, "packing") as report:
         packed = pack(out / "planned", counted, plan, out / "artifact", progress=report)
     verified = verify(out / "artifact")
-    if verified.problems:
-        raise RuntimeError(f"the artifact is damaged: {verified.problems}")
+    if not verified.ok:
+        raise RuntimeError(f"the artifact is damaged: {verified.damages}")
     scored = _predict_in_a_process_of_its_own(
         out / "artifact", held_out_source, out / "predictions.npy", config
     )
@@ -225,7 +225,8 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"AUC of the planned model in PyTorch {report['auc_planned']:.4f} (largest difference of a "
-        f"prediction {report['max_abs_difference_packed_planned']:.1e}), best possible {report['bayes_auc']:.4f}; "
+        f"prediction {report['max_abs_difference_packed_planned']:.1e}), best possible "
+        f"{report['bayes_auc']:.4f}; "
         f"peak resident memory {megabytes('peak_rss_bytes')}; {report['seconds']:.0f} s in all"
     )
 

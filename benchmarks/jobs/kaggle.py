@@ -1,8 +1,8 @@
 """Job ``kaggle``: the Criteo-Kaggle DLRM, all rows in DRAM as fp32, against PyTorch eager.
 
 26 tables with the Kaggle row counts (33.8 M rows x 16), bottom 13-512-256-64-16, top 512-256-1, random
-weights, Zipf(1.05) and uniform ids, B = 1 to 4096, all cores. Both sides read the same weight arrays (huge pages
-included) and must agree within 1e-5 before anything is timed.
+weights, Zipf(1.05) and uniform ids, B = 1 to 4096, all cores. Both sides read the same weight arrays (huge
+pages included) and must agree within 1e-5 before anything is timed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Job ``resident``: a model many times larger than its DRAM budget, served within it.
 
 Generates a DLRM with >= 8 GB of fp32 rows (random weights), counts accesses on generated traffic, plans with
-``--dram 500MB``, packs, verifies, and predicts in a process of its own whose peak resident memory is read from
-the kernel. Every step is the command a user would type.
+``--dram 500MB``, packs, verifies, and predicts in a process of its own whose peak resident memory is read
+from the kernel. Every step is the command a user would type.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def run(*, quick: bool) -> dict[str, object]:
     peak, budget = results["predict"]["peak_resident_bytes"], results["plan"]["budget"]["dram_bytes"]
     console.print(
         f"peak resident memory of `screc predict`: {peak / 1e6:.0f} MB for a DRAM budget of "
-        f"{budget / 1e6:.0f} MB ({peak / budget:.2f}x; limit 1.25x), {results['predict']['samples_per_s']:,.0f} samples/s"
+        f"{budget / 1e6:.0f} MB ({peak / budget:.2f}x; limit 1.25x),"
+        f"{results['predict']['samples_per_s']:,.0f} samples/s"
     )
     if peak > 1.25 * budget:
         console.print("[red]over the limit[/red]")

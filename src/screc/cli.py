@@ -353,8 +353,8 @@ def pack(
             progress=report,
         )
     console.print(
-        f"{out}: {result.dram_bytes / 1e6:,.1f} MB in DRAM (of it tensor trains {result.tt_bytes / 1e6:,.2f} MB, "
-        f"indices {result.index_bytes / 1e6:,.2f} MB), {result.ssd_bytes / 1e6:,.1f} MB on SSD, "
+        f"{out}: {result.dram_bytes / 1e6:,.1f} MB in DRAM (of it tensor trains "
+        f"{result.tt_bytes / 1e6:,.2f} MB, indices {result.index_bytes / 1e6:,.2f} MB), {result.ssd_bytes / 1e6:,.1f} MB on SSD, "
         f"{result.seconds:.1f} s"
     )
     _finish(as_json, result.to_dict())
@@ -371,14 +371,13 @@ def verify(
     console = _console(as_json)
     with _progress(console, "verifying") as report:
         result = check(artifact, progress=report)
-    for problem in result.problems:
-        console.print(f"[red]damaged[/red] {problem}")
+    for damage in result.damages:
+        console.print(f"[red]damaged[/red] {damage}")
     console.print(
-        f"{artifact}: {'damaged' if result.problems else 'sound'}; {result.pages:,} pages, "
-        f"{result.files} files"
+        f"{artifact}: {'sound' if result.ok else 'damaged'}; {result.pages:,} pages, {result.files} files"
     )
     _finish(as_json, result.to_dict())
-    if result.problems:
+    if not result.ok:
         raise typer.Exit(1)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from screc.statistics.metrics import Metrics, StreamingMetrics
 
 from screc.data import Batch, ClickLog
-from screc.statistics.metrics import Metrics, StreamingMetrics
 
 from .engine import Engine
 
@@ -106,7 +106,7 @@ class Throughput:
 def measure(engine: Engine, log: ClickLog, *, batch_size: int, seconds: float = 3.0) -> Throughput:
     """Time ``engine.predict`` on batches of a log, read before the clock starts.
 
-    Different batches take turns, as many as there are up to 64, so that caches see a stream and not one batch.
+    Different batches take turns, as many as there are up to 64, so that caches see a stream, not one batch.
     """
     batches: list[Batch] = []
     for batch in log.batches(batch_size):

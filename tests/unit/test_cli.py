@@ -1,0 +1,80 @@
+"""The command line stays small, and every failure is one clear line and a non-zero exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from screc.cli import app
+
+# The flags of each verb. A new one is a decision: write it down here and in the guide.
+FLAGS = {
+    "probe": {"out", "directory", "seconds", "threads", "as_json"},
+    "train": {
+        *("data", "out", "test", "like", "plan", "statistics", "dim", "bottom", "top", "interaction"),
+        *("encoding", "rows", "min_count", "epochs", "batch_size", "dense_lr", "table_lr", "optimizer"),
+        *("table_optimizer", "shuffle", "checkpoint_every", "seed", "threads", "restart", "on_error"),
+        "as_json",
+    },
+    "profile": {"data", "out", "model", "limit", "plot", "on_error", "as_json"},
+    "plan": {
+        *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
+        *("tt", "ssd", "time_limit", "plot", "as_json"),
+    },
+    "pack": {"model", "out", "plan", "statistics", "as_json"},
+    "verify": {"artifact", "as_json"},
+    "predict": {
+        *("artifact", "data", "out", "batch_size", "threads", "io", "queue_depth", "on_error", "as_json"),
+    },
+    "bench": {"artifact", "data", "batch_sizes", "seconds", "threads", "io", "queue_depth", "as_json"},
+}
+
+
+def screc(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "screc.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_verbs_and_flags_are_the_agreed_ones() -> None:
+    group = typer.main.get_command(app)
+    found = {name: {option.name for option in verb.params} for name, verb in group.commands.items()}
+    assert found == FLAGS
+
+
+@pytest.mark.parametrize("verb", FLAGS)
+def test_every_verb_has_help(verb: str) -> None:
+    result = screc(verb, "--help")
+    assert result.returncode == 0
+    assert "--json" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "nowhere", "--data", "synthetic:rows=10"], ["nowhere"]),
+        (["verify", "nowhere"], ["nowhere"]),
+        (["profile", "--data", "cryteo:x", "--out", "s"], ["cryteo", "criteo"]),
+        (["profile", "--data", "synthetic:rows=ten", "--out", "s"], ["rows", "ten"]),
+        (["profile", "--data", "criteo:nowhere.tsv", "--out", "s"], ["nowhere.tsv"]),
+        (["train", "--data", "synthetic:rows=10", "--out", "m", "--plan", "p.json"], ["--statistics"]),
+        (["train", "--data", "synthetic:rows=10", "--out", "m", "--bottom", "a,b"], ["a,b"]),
+        (["plan", "--statistics", "nowhere", "--dram", "10%"], ["nowhere"]),
+        (["pack", "nowhere", "--out", "a"], ["nowhere"]),
+        (["predict"], ["artifact"]),
+        (["fly"], ["fly"]),
+    ],
+)
+def test_errors_are_one_line_and_a_code(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "screc.cli", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("screc: error: ")
+    for word in words:
+        assert word.lower() in lines[0].lower()
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
