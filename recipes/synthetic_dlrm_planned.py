@@ -1,8 +1,9 @@
 """The main job, end to end: click log -> training -> statistics -> plan -> artifact -> predictions.
 
 ``python -m recipes.synthetic_dlrm_planned --out run`` (``make run``) generates a Criteo-shaped click log
-whose exact click probabilities are known, trains a DLRM with full tables, plans its rows into a tenth of their
-bytes of DRAM, trains it again in the planned form, packs it, and predicts the held-out day from the artifact.
+whose exact click probabilities are known, trains a DLRM with full tables, plans its rows into a tenth of
+their bytes of DRAM, trains it again in the planned form, packs it, and predicts the held-out day from the
+artifact.
 """
 
 from __future__ import annotations

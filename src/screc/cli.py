@@ -354,8 +354,8 @@ def pack(
         )
     console.print(
         f"{out}: {result.dram_bytes / 1e6:,.1f} MB in DRAM (of it tensor trains "
-        f"{result.tt_bytes / 1e6:,.2f} MB, indices {result.index_bytes / 1e6:,.2f} MB), {result.ssd_bytes / 1e6:,.1f} MB on SSD, "
-        f"{result.seconds:.1f} s"
+        f"{result.tt_bytes / 1e6:,.2f} MB, indices {result.index_bytes / 1e6:,.2f} MB), "
+        f"{result.ssd_bytes / 1e6:,.1f} MB on SSD, {result.seconds:.1f} s"
     )
     _finish(as_json, result.to_dict())
 

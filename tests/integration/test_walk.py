@@ -1,0 +1,107 @@
+"""From a click log to predictions through the verbs, and the packed model against PyTorch, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from screc.data import open_log
+from screc.planning import Plan, reference_system
+from screc.training import load_model, predict
+
+TRAIN = "synthetic:rows=40000,seed=3,scale=0.01"
+HELD_OUT = "synthetic:rows=100000,seed=3,scale=0.01,first=40000"
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory, screc: Callable[..., dict[str, Any]]) -> Path:
+    """Every verb once: full model, statistics, plan with three memories, planned model, both artifacts."""
+    root = tmp_path_factory.mktemp("walk")
+    reference_system().save(root / "system.json")
+    screc("train", "--data", TRAIN, "--out", root / "full", "--batch-size", 1024)
+    screc("profile", "--data", TRAIN, "--out", root / "statistics", "--plot", root / "access.svg")
+    screc(
+        *("plan", "--statistics", root / "statistics", "--model", root / "full", "--dram", "10%"),
+        *("--system", root / "system.json", "--max-tt-share", 0.02, "--out", root / "plan.json"),
+        *("--plot", root / "plan.svg"),
+    )
+    screc(
+        *("train", "--data", TRAIN, "--like", root / "full", "--plan", root / "plan.json"),
+        *("--statistics", root / "statistics", "--out", root / "planned", "--batch-size", 1024),
+    )
+    screc("pack", root / "full", "--out", root / "all_dram")
+    screc(
+        *("pack", root / "planned", "--plan", root / "plan.json", "--statistics", root / "statistics"),
+        *("--out", root / "packed"),
+    )
+    return root
+
+
+def test_the_plan_uses_all_three_memories(walk: Path) -> None:
+    plan = Plan.load(walk / "plan.json")
+    kinds = {(band.format, band.memory) for layout in plan.layouts for band in layout.bands}
+    assert kinds == {("fp32", "dram"), ("tt", "dram"), ("fp32", "ssd")}
+    assert plan.predicted.dram_bytes <= plan.budget.dram_bytes
+
+
+@pytest.mark.parametrize(("model", "artifact"), [("full", "all_dram"), ("planned", "packed")])
+@pytest.mark.parametrize("io", ["auto", "pread"])
+def test_the_engine_equals_pytorch(
+    walk: Path, screc: Callable[..., dict[str, Any]], model: str, artifact: str, io: str
+) -> None:
+    out = walk / f"{artifact}-{io}.npy"
+    report = screc("predict", walk / artifact, "--data", HELD_OUT, "--out", out, "--io", io)
+    ours = np.load(out)
+    theirs = predict(load_model(walk / model), open_log(HELD_OUT))
+    assert ours.shape == (100_000,)
+    assert np.abs(ours - theirs).max() <= TOLERANCE
+    store = report["store"]
+    assert store["dram_rows"] + store["tt_rows"] + store["ssd_rows"] == store["lookups"] == 100_000 * 26
+    if artifact == "packed":
+        assert min(store["dram_rows"], store["tt_rows"], store["ssd_rows"]) > 0
+        assert 0 < store["pages_read"] <= store["page_requests"]
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_every_instruction_set_predicts_the_same(
+    walk: Path, screc: Callable[..., dict[str, Any]], isa: str
+) -> None:
+    from screc import _native
+
+    if isa not in _native.supported_isas():
+        pytest.skip(f"this machine has no {isa}")
+    log = "synthetic:rows=5000,seed=3,scale=0.01,first=40000"
+    out = walk / f"{isa}.npy"
+    screc("predict", walk / "packed", "--data", log, "--out", out, SCREC_ISA=isa)
+    theirs = predict(load_model(walk / "planned"), open_log(log))
+    assert np.abs(np.load(out) - theirs).max() <= TOLERANCE
+
+
+def test_verify_and_bench_accept_the_artifact(walk: Path, screc: Callable[..., dict[str, Any]]) -> None:
+    assert screc("verify", walk / "packed")["pages"] > 0
+    report = screc("bench", walk / "packed", "--data", HELD_OUT, "--batch-sizes", "1,64", "--seconds", 0.1)
+    assert [result["batch_size"] for result in report["results"]] == [1, 64]
+    assert all(result["samples_per_s"] > 0 for result in report["results"])
+
+
+def test_pictures_are_drawn(walk: Path) -> None:
+    for name in ("access.svg", "plan.svg"):
+        assert (walk / name).read_text().lstrip().startswith("<?xml")
+
+
+def test_packing_another_plan_than_the_trained_one_is_refused(walk: Path, screc: Callable[..., Any]) -> None:
+    screc(
+        *("plan", "--statistics", walk / "statistics", "--model", walk / "full", "--dram", "50%"),
+        *("--system", walk / "system.json", "--no-tt", "--out", walk / "other.json"),
+    )
+    with pytest.raises(AssertionError, match="plan"):
+        screc(
+            *("pack", walk / "planned", "--plan", walk / "other.json", "--statistics", walk / "statistics"),
+            *("--out", walk / "other"),
+        )
+    assert not (walk / "other").exists()
