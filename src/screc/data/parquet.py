@@ -20,7 +20,8 @@ class ParquetReader:
     """Reads Parquet logs; see :class:`screc.data.reader.RawReader`.
 
     Categories may be integers, strings, binary or booleans (or lists of these where multi-valued), dense
-    columns numbers (null and NaN = missing), the label 0/1 or boolean. A file without the label column is unlabelled.
+    columns numbers (null and NaN = missing), the label 0/1 or boolean. Without the label column, the file is
+    unlabelled.
 
     Args:
         paths: files, read one after the other.

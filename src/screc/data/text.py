@@ -24,6 +24,7 @@ from screc.data.schema import AVAZU, CRITEO, Schema
 
 _BLOCK_BYTES = 4 << 20
 _LONGEST_LINE = 64 << 20
+_DETECTION_LINES = 100
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -36,7 +37,7 @@ class TextFormat:
         delimiter: between columns; there is no quoting in these formats.
         columns: all columns in file order, where no header says otherwise.
         schema: the preset schema.
-        may_have_header: a first line that names the label or its first neighbour is a header.
+        may_have_header: a first line that names the label or the first column is a header.
         derive: turns parsed columns into the schema's where they differ; raises :class:`MalformedValue`.
         derived: column of the file -> columns of the schema that ``derive`` makes of it.
     """
@@ -115,30 +116,30 @@ class TextReader:
         line = 1
         for block in _line_blocks(path):
             if layout is None:
-                first = block[: block.find(b"\n") + 1] or block
-                layout = self._detect(first, path)
+                layout = self._detect(block, path)
                 if layout.has_header:
-                    block, line = block[len(first) :], 2
+                    block, line = block[block.find(b"\n") + 1 :] if b"\n" in block else b"", 2
             yield from self._parse_or_halve(block, layout, path, line)
             line += block.count(b"\n")
 
-    def _detect(self, first_line: bytes, path: Path) -> _Columns:
-        """Columns and header of a file from its first line."""
+    def _detect(self, block: bytes, path: Path) -> _Columns:
+        """Columns and header of a file from its first block."""
         columns, label = self._format.columns, self._format.schema.label
-        cells = (
-            first_line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf").split(self._format.delimiter.encode())
-        )
+        delimiter = self._format.delimiter.encode()
+        first_lines = block.split(b"\n", _DETECTION_LINES)[:_DETECTION_LINES]
         if self._format.may_have_header:
+            cells = first_lines[0].rstrip(b"\r").removeprefix(b"\xef\xbb\xbf").split(delimiter)
             names = tuple(c.decode("utf-8", "replace") for c in cells)
             if label in names or columns[0] in names:
-                needed = [c for c in self._file_columns() if c != label]
-                for name in needed:
-                    if name not in names:
+                for name in self._file_columns():
+                    if name not in names and name != label:
                         raise ValueError(f"{path}, line 1: the header lacks column '{name}'; add it")
                 if len(set(names)) != len(names):
                     raise ValueError(f"{path}, line 1: the header names a column twice; rename one")
                 return _Columns(names, True)
-        if len(cells) == len(columns) - 1:
+        # Several lines are asked, lest one short line pass a labelled file for an unlabelled one.
+        widths = [line.count(delimiter) + 1 for line in first_lines]
+        if widths.count(len(columns) - 1) > widths.count(len(columns)):
             return _Columns(tuple(c for c in columns if c != label), False)
         return _Columns(columns, False)
 
