@@ -3,8 +3,8 @@
     python -m recipes.prepare_frappe --data $SCREC_DATA --out DIR
 
 reads ``frappe/frappe.parquet`` (the raw log) and writes ``train.parquet``, ``test.parquet`` and
-``schema.json``. The data is for research only (Baltrunas et al., 2015) and may not be redistributed: keep DIR to
-yourself.
+``schema.json``. The data is for research only (Baltrunas et al., 2015) and may not be redistributed: keep DIR
+to yourself.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m recipes.prepare_ml1m --data $SCREC_DATA --out DIR
 
 reads ``ml1m/interactions_time_ordered.parquet``, ``users.dat.gz`` and ``movies.dat.gz`` and writes
-``train.parquet``, ``test.parquet`` and ``schema.json``: user, item, gender, age, occupation, zip3 (first three
-digits), genres (bag) and history (bag: the user's last ten items, with a table of its own), bags pooled by mean.
-The data is for research only (GroupLens) and may not be redistributed: keep DIR to yourself.
+``train.parquet``, ``test.parquet`` and ``schema.json``: user, item, gender, age, occupation, zip3 (first
+three digits), genres (bag) and history (bag: the user's last ten items, with a table of its own); bags are
+pooled by mean. The data is for research only (GroupLens) and may not be redistributed: keep DIR to yourself.
 """
 
 from __future__ import annotations

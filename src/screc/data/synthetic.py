@@ -79,9 +79,8 @@ class SyntheticConfig:
             try:
                 values[name] = kind(number.replace("_", ""))
             except ValueError:
-                raise ValueError(
-                    f"synthetic source: '{key}' must be {'a' if kind is float else 'a whole'} number, got '{number}'"
-                ) from None
+                what = "a number" if kind is float else "a whole number"
+                raise ValueError(f"synthetic source: '{key}' must be {what}, got '{number}'") from None
         if "num_rows" not in values:
             raise ValueError("synthetic source: rows=N is required, for example synthetic:rows=100000")
         return cls(**values)  # type: ignore[arg-type]
