@@ -26,7 +26,9 @@ def _reference(value: bytes, seed: int) -> int:
 
 
 @settings(max_examples=80, deadline=None)
-@given(values=st.lists(st.binary(max_size=40), max_size=20), seed=st.integers(0, 1 << 63), cut=st.integers(0, 5))
+@given(
+    values=st.lists(st.binary(max_size=40), max_size=20), seed=st.integers(0, 1 << 63), cut=st.integers(0, 5)
+)
 def test_matches_the_definition(values, seed, cut) -> None:
     wanted = [_reference(value, seed) for value in values[cut:]]
     for kind in (pa.binary(), pa.large_binary()):

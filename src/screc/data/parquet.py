@@ -128,7 +128,7 @@ def _check_types(path: Path, found: pa.Schema, schema: Schema) -> None:
         kind = found.field(column.name).type
         if column.multi_valued:
             _check_type(path, column.name, kind, "a multi-valued column (lists)", _is_list)
-            kind = kind.value_type
+            kind = kind if pa.types.is_null(kind) else kind.value_type
         role = "categories (integers, strings or booleans; cast floating point first)"
         allowed = _is_id if column.num_embeddings is not None else _is_category
         _check_type(
@@ -141,19 +141,21 @@ def _check_type(path: Path, name: str, kind: pa.DataType, role: str, allowed) ->
         raise TypeError(f"{path}: column '{name}' has type {kind}, which cannot be {role}")
 
 
-def _is_id(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
+def _is_label(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
-_is_label = _is_number
+# A column of type null has only missing values; Parquet files have such where a writer saw no other.
+def _is_number(kind: pa.DataType) -> bool:
+    return _is_label(kind) or pa.types.is_null(kind)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_null(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_null(kind)
 
 
 def _is_category(kind: pa.DataType) -> bool:
@@ -162,6 +164,7 @@ def _is_category(kind: pa.DataType) -> bool:
         kind = kind.value_type
     return (
         types.is_integer(kind)
+        or types.is_null(kind)
         or types.is_boolean(kind)
         or types.is_string(kind)
         or types.is_large_string(kind)

@@ -191,7 +191,9 @@ class TextReader:
         include = [name for name in self._file_columns() if name in layout.names]
         table = pyarrow.csv.read_csv(
             pa.BufferReader(block),
-            read_options=pyarrow.csv.ReadOptions(column_names=layout.names, block_size=len(block) + 1),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=layout.names, block_size=len(block) + 1, use_threads=len(block) > 1 << 16
+            ),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=self._format.delimiter, quote_char=False, escape_char=False
             ),
