@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from screc import _native
+
 
 class DamagedFileError(ValueError):
     """A file is not what its writer wrote; the message names the file, the fault and what to do."""
@@ -37,7 +39,9 @@ class FileEntry(BaseModel):
     def of(cls, root: Path, file: Path) -> FileEntry:
         """Reads a file below ``root`` and describes it."""
         return cls(
-            path=file.relative_to(root).as_posix(), bytes=file.stat().st_size, crc32c=crc32c_file(file)
+            path=file.relative_to(root).as_posix(),
+            bytes=file.stat().st_size,
+            crc32c=_native.crc32c_file(file),
         )
 
     def check_size(self, root: Path) -> None:
@@ -52,7 +56,7 @@ class FileEntry(BaseModel):
     def check(self, root: Path) -> None:
         """Raises :class:`DamagedFileError` unless the file has its size and checksum; reads all of it."""
         self.check_size(root)
-        self.check_crc32c(root, crc32c_file(root / self.path))
+        self.check_crc32c(root, _native.crc32c_file(root / self.path))
 
     def check_crc32c(self, root: Path, found: int) -> None:
         """Raises :class:`DamagedFileError` unless ``found`` is the file's checksum."""
@@ -60,16 +64,3 @@ class FileEntry(BaseModel):
             raise DamagedFileError(
                 root / self.path, f"is damaged: its CRC32C is {found:08x}, expected {self.crc32c:08x}"
             )
-
-
-try:
-    from screc._native import crc32c, crc32c_file
-except ImportError:  # interim
-    from ._crc_interim import crc32c
-
-    def crc32c_file(path):
-        checksum = 0
-        with open(path, "rb") as file:
-            while chunk := file.read(16 << 20):
-                checksum = crc32c(chunk, checksum)
-        return checksum

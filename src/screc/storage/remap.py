@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from screc import _native
+
 from .layout import hash_capacity, index_kind
 
 _BLOCK_BITS = 512
@@ -128,8 +130,6 @@ def hash_index(ids: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         keys int64 [capacity] (-1 = empty) and slots uint32 [capacity].
     """
-    from screc import _native
-
     capacity = hash_capacity(len(ids))
     keys_out, slots_out = np.empty(capacity, np.int64), np.empty(capacity, np.uint32)
     _native.build_hash_index(ids, slots, keys_out, slots_out)

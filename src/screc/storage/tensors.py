@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .checksum import DamagedFileError, FileEntry, crc32c
+from screc import _native
+
+from .checksum import DamagedFileError, FileEntry
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -109,8 +111,6 @@ class TensorFile:
 
     def read_into(self, name: str, out: np.ndarray) -> None:
         """Reads a tensor into ``out`` (C-contiguous, of its shape and dtype) without a memory map."""
-        from screc import _native
-
         spec = self.spec(name)
         if tuple(out.shape) != spec.shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
             raise ValueError(
@@ -180,7 +180,7 @@ def write_tensors(
         def write(data: bytes | memoryview) -> None:
             nonlocal checksum, size
             file.write(data)
-            checksum = crc32c(data, checksum)
+            checksum = _native.crc32c(data, checksum)
             size += len(data)
 
         write(len(text).to_bytes(8, "little") + text)

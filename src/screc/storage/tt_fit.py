@@ -1,8 +1,8 @@
 """TT-SVD of a band of rows in bounded memory.
 
 The truncated tensor-train decomposition of Oseledets (SIAM J. Sci. Comput. 33, 2011, algorithm 1) for the
-tensor whose mode k pairs row digit i_k with column digit j_k (TT-Rec, arXiv 2101.11714, section 3). The rows are
-only ever seen in chunks: the first cut, whose matrix is the whole band, comes from its Gram matrix (or, where
+tensor whose mode k pairs row digit i_k with column digit j_k (TT-Rec, arXiv 2101.11714, section 3). The rows
+are only ever seen in chunks: the first cut, whose matrix is the whole band, comes from its Gram matrix (or, where
 that would be large, from a subspace iteration over passes through the rows); what is left after projection is
 smaller by p_0 q_0 / r_1 and is cut in memory.
 """
@@ -48,13 +48,13 @@ def fit_tt(
     ``4 * r_1 * num_rows * dim / (p_0 * q_0)`` bytes.
 
     Args:
-        rows: gives the rows of slots int64 [n] as float32 [n, dim]; called with slots below ``num_rows``, several
-            times each.
-        num_rows: slots of the band; slots that ``shape`` addresses beyond them count as zero rows in the fit and
-            not at all in the error.
+        rows: gives the rows of slots int64 [n] as float32 [n, dim]; called with slots below ``num_rows``,
+            several times each.
+        num_rows: slots of the band; slots that ``shape`` addresses beyond them count as zero rows in the fit
+            and not at all in the error.
         shape: the cores' shape.
-        used: tells of slots int64 [n] which (bool [n]) hold a row; the others count as zero rows in the fit and
-            not at all in the error. All do when None.
+        used: tells of slots int64 [n] which (bool [n]) hold a row; the others count as zero rows in the fit
+            and not at all in the error. All do when None.
         max_gram_rows: largest first-cut matrix (p_0 q_0 rows) that goes through its Gram matrix.
         chunk_bytes: size of the pieces in which rows are asked for.
         progress: called with slots done and slots to do, over all passes.
@@ -118,8 +118,8 @@ def rebuild_rows(cores: tuple[np.ndarray, ...] | list[np.ndarray], start: int, s
 class _Unfolding:
     """The band as the first cut's matrix [p_0 q_0, (slots / p_0) (dim / q_0)], in pieces of its columns.
 
-    Columns run in the order (i_1, ..., j_1, ...) within a piece; over the whole they are put where TT-SVD's next
-    unfolding expects them, (i_1, j_1, i_2, j_2, ...).
+    Columns run in the order (i_1, ..., j_1, ...) within a piece; over the whole they are put where TT-SVD's
+    next unfolding expects them, (i_1, j_1, i_2, j_2, ...).
     """
 
     def __init__(
@@ -147,13 +147,10 @@ class _Unfolding:
         there = slots < self.num_rows
         if self.used is not None:
             there[there] = self.used(slots[there])
-        found = (
-            self.rows(slots[there]) if there.any() else np.empty((0, self.shape.embedding_dim), np.float32)
-        )
-        if found.shape != (int(there.sum()), self.shape.embedding_dim):
-            raise ValueError(
-                f"rows: expected [{int(there.sum())}, {self.shape.embedding_dim}], got {list(found.shape)}"
-            )
+        dim = self.shape.embedding_dim
+        found = self.rows(slots[there]) if there.any() else np.empty((0, dim), np.float32)
+        if found.shape != (int(there.sum()), dim):
+            raise ValueError(f"rows: expected [{int(there.sum())}, {dim}], got {list(found.shape)}")
         if self.progress is not None:
             self._done += int((slots < self.num_rows).sum())
             self.progress(min(self._done, self._to_do), self._to_do)
@@ -176,7 +173,7 @@ class _Unfolding:
             yield self._places(minor), piece.reshape(head * head_columns, -1).astype(np.float64)
 
     def _places(self, minor: np.ndarray) -> np.ndarray:
-        """Where the columns of slots (i_1, i_2, ...) and dims (j_1, j_2, ...) stand in (i_1, j_1, i_2, ...)."""
+        """Where the columns of slots (i_1, i_2, ..) and dims (j_1, j_2, ..) stand in (i_1, j_1, i_2, ..)."""
         rows, columns = self.shape.row_factors[1:], self.shape.col_factors[1:]
         weight = math.prod(rows) * math.prod(columns)
         row_radix, column_radix = math.prod(rows), math.prod(columns)
@@ -201,8 +198,8 @@ def _gram_basis(source: _Unfolding, rank: int) -> np.ndarray:
 
 
 def _iterated_basis(source: _Unfolding, rank: int, iterations: int) -> np.ndarray:
-    """The same by block subspace iteration with Rayleigh-Ritz (Halko et al., SIAM Review 53, 2011, section 4.5);
-    each iteration is one pass over the rows."""
+    """The same by block subspace iteration with Rayleigh-Ritz (Halko et al., SIAM Review 53, 2011, section
+    4.5); each iteration is one pass over the rows."""
     size = source.shape.row_factors[0] * source.shape.col_factors[0]
     width = min(size, 2 * rank + 8)
     block = np.linalg.qr(np.random.default_rng(0).standard_normal((size, width)))[0]
@@ -221,8 +218,8 @@ def _iterated_basis(source: _Unfolding, rank: int, iterations: int) -> np.ndarra
 def _leading_basis(matrix: np.ndarray, rank: int) -> np.ndarray:
     """Leading left singular vectors of a float32 matrix in memory, float64 [rows, rank].
 
-    The Gram matrix of the shorter side is taken in float64. From the right side the basis is that of A V, made
-    orthonormal by QR, which also holds where singular values vanish.
+    The Gram matrix of the shorter side is taken in float64. From the right side the basis is that of A V,
+    made orthonormal by QR, which also holds where singular values vanish.
     """
     rows, columns = matrix.shape
     if rows <= columns:
