@@ -211,7 +211,7 @@ class Artifact:
         file = TensorFile(self.path / name)
         if expected is not None:
             _check_expected(file, expected)
-        # The checksum is of what was read into memory, so the file is read once and what is served was checked.
+        # Checksummed as it arrives in memory: the file is read once, and what is served was checked.
         with open(file.path, "rb") as header:
             checksum = _native.crc32c(header.read(file.data_start))
         arrays = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -105,9 +106,9 @@ def pack(
 ) -> PackReport:
     """Writes the artifact that serves a checkpoint under a plan; one at ``out`` is replaced atomically.
 
-    A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a table
-    trained with the plan's bands is taken over bit by bit. Memory does not grow with the size of a table beyond
-    its remap (24 bytes per row of its indexed bands).
+    A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
+    table trained with the plan's bands is taken over bit by bit. Memory does not grow with the table
+    beyond its remap (tens of bytes per row of its indexed bands) and the projected rows of a fit.
 
     Args:
         checkpoint: the trained model.
@@ -117,8 +118,8 @@ def pack(
         progress: called with bytes done and bytes to do.
 
     Raises:
-        ValueError: the plan or the statistics do not fit the checkpoint, a table was trained with other bands,
-            or a row is not finite; the message names the table.
+        ValueError: the plan or the statistics do not fit the checkpoint, a table was trained with other
+            bands, or a row is not finite; the message names the table.
         DamagedFileError: a file of the checkpoint is not what was written.
         FileExistsError: ``out`` holds something other than an artifact.
         OSError: the disk is or would be full; an artifact at ``out`` is unchanged.
@@ -358,7 +359,7 @@ def _match_layouts(checkpoint: Checkpoint, planned: Sequence[TableLayout]) -> li
         if not trained_whole(stored) and not same_bands(stored, layout):
             raise ValueError(
                 f"table {stored.table}: it was trained with the bands {_bands_text(stored)}, the plan has "
-                f"{_bands_text(layout)}; pack with the plan it was trained for, or train it whole or with this plan"
+                f"{_bands_text(layout)}; pack with the plan it was trained for, or train it with this one"
             )
         result.append(layout)
     if by_name:
@@ -395,8 +396,6 @@ def _check_space(directory: Path, out: Path, checkpoint: Checkpoint, layouts: Se
     )
     free = shutil.disk_usage(directory).free
     if needed > free:
-        import errno
-
         raise OSError(errno.ENOSPC, f"{out} needs {needed} bytes, the file system has {free} free")
 
 

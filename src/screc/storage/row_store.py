@@ -15,8 +15,8 @@ from .artifact import Artifact, pages_file
 class RowStore:
     """The embedding tables of an artifact, opened for look-ups.
 
-    A row comes back exactly as its format stores it: fp32 rows bit by bit from DRAM and SSD, tensor-train rows
-    as the product of their cores. Calls may come from several threads; they take turns.
+    A row comes back exactly as its format stores it: fp32 rows bit by bit from DRAM and SSD, tensor-train
+    rows as the product of their cores. Calls may come from several threads; they take turns.
 
     Attributes:
         native: the compiled store, for the engine.

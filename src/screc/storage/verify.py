@@ -1,4 +1,4 @@
-"""Verification: every byte of an artifact against its checksums, and every damage found, not only the first."""
+"""Verification: every byte of an artifact against its checksums, and all damage found, not only the first."""
 
 from __future__ import annotations
 
