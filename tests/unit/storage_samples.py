@@ -74,13 +74,9 @@ def write_whole(path: Path, layouts: Sequence[TableLayout], tables: Sequence[np.
         "model": {"name": "dlrm", "num_dense": 2},
         "dense": {"top.0.weight": np.ones((1, 3), np.float32), "top.0.bias": np.zeros(1, np.float32)},
         "training": {"samples": 10},
+        "table_tensors": lambda t: {"band.0.rows": tables[t]},
     }
-    write_checkpoint(
-        path,
-        tables=stored,
-        table_tensors=lambda t: {"band.0.rows": tables[t]},
-        **{**arguments, **more},
-    )
+    write_checkpoint(path, tables=stored, **{**arguments, **more})
     return path
 
 

@@ -115,7 +115,7 @@ def test_tensors_that_do_not_fit_the_layout_are_refused(tmp_path, change, messag
     "name", ["../x", "/x", "model.json", "assets/x", "tables/000.safetensors", "a//b", ""]
 )
 def test_extra_files_stay_inside_and_apart(tmp_path, name):
-    with pytest.raises(ValueError, match="must be relative|is a file of the checkpoint itself"):
+    with pytest.raises(ValueError, match=r"must be relative|is a file of the checkpoint itself"):
         write(tmp_path / "c", extra={name: lambda p: p.write_text("x")})
     assert list(tmp_path.iterdir()) == []
 
@@ -141,7 +141,7 @@ def test_only_checkpoints_are_replaced(tmp_path):
 
 
 def test_what_is_no_checkpoint_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a checkpoint: it has no model.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not a checkpoint: it has no model.json"):
         Checkpoint.open(tmp_path / "nothing")
     description = write(tmp_path / "c") / "model.json"
     good = json.loads(description.read_text())
@@ -176,7 +176,7 @@ def test_missing_and_cut_files_are_told_at_open(tmp_path):
     ):
         Checkpoint.open(path)
     file.unlink()
-    with pytest.raises(DamagedFileError, match="000.safetensors is missing"):
+    with pytest.raises(DamagedFileError, match=r"000.safetensors is missing"):
         Checkpoint.open(path)
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk_keeps_the_old_one(tmp_path):
     def fill(file: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OSError, match="No space left on device while writing .*unchanged; free space"):
+    with pytest.raises(OSError, match=r"No space left on device while writing .*unchanged; free space"):
         write(path, training={"steps": 6}, extra={"state": fill})
     assert Checkpoint.open(path).training == {"steps": 5}
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
