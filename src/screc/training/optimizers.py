@@ -42,8 +42,7 @@ class RowOptimizer(torch.optim.Optimizer):
                         f"{type(self).__name__} takes sparse gradients, got a dense one of shape "
                         f"{list(parameter.grad.shape)}; give it to the dense optimiser"
                     )
-                gradient = parameter.grad.coalesce()
-                rows, values = gradient.indices()[0], gradient.values()
+                rows, values = _coalesced(parameter.grad)
                 if rows.numel():
                     self._update(parameter, rows, values, self.state[parameter], group)
 
@@ -170,6 +169,17 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
                 f"its parameter {list(parameter.shape)}"
             )
         optimizer.state[parameter][key] = torch.from_numpy(np.array(array))
+
+
+def _coalesced(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [n], each once, and their gradients [n, d]."""
+    rows = gradient._indices()[0]
+    # The tables' gradients come sorted and summed, but autograd drops the mark that says so when it stores
+    # them; looking is far cheaper than summing again.
+    if bool((rows[1:] > rows[:-1]).all()):
+        return rows, gradient._values()
+    gradient = gradient.coalesce()
+    return gradient.indices()[0], gradient.values()
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
