@@ -74,9 +74,7 @@ def test_bad_band_ids(change, error: type[Exception], message: str) -> None:
 def test_load_refuses_other_ids() -> None:
     table = BandedTable(layout(), ids_of(layout()))
     other = BandedTable(layout(), ids_of(layout(), seed=1))
-    with pytest.raises(
-        ValueError, match=r"tensor 'band.0.ids' is not the set of ids that the table was built"
-    ):
+    with pytest.raises(ValueError, match=r"tensor 'band.0.ids' is not the set of ids"):
         table.load(other.tensors())
     tensors = dict(table.tensors())
     del tensors["band.1.ids"]
@@ -170,7 +168,7 @@ def test_collection_refuses_bad_input(make) -> None:
         tables(ids, offsets)
     with pytest.raises(ValueError, match="expected a multiple of"):
         tables(ids[:2] * 0, torch.tensor([0, 1, 2]))
-    with pytest.raises(TypeError, match="ids: expected torch.int64"):
+    with pytest.raises(TypeError, match="ids: expected torch"):
         tables(ids.int(), offsets)
 
 
