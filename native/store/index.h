@@ -1,0 +1,71 @@
+// From an id to its slot in a band (docs/format.md, "Indices").
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace screc {
+
+// Reads beyond the arrays are ruled out when the band is added (check_* in index.cc).
+struct BitmapIndex {
+  const std::uint64_t* bits;
+  const std::uint32_t* directory;
+
+  // -1 when the band does not hold the id.
+  std::int64_t find(std::int64_t id) const {
+    const std::int64_t word = id >> 6;
+    const std::uint64_t bit = std::uint64_t{1} << (id & 63);
+    if ((bits[word] & bit) == 0) return -1;
+    std::int64_t slot = directory[word >> 3];
+    for (std::int64_t before = word & ~std::int64_t{7}; before < word; ++before) {
+      slot += std::popcount(bits[before]);
+    }
+    return slot + std::popcount(bits[word] & (bit - 1));
+  }
+};
+
+// The splitmix64 finaliser.
+inline std::uint64_t hash_id(std::int64_t id) {
+  auto x = static_cast<std::uint64_t>(id);
+  x ^= x >> 30;
+  x *= 0xbf58476d1ce4e5b9u;
+  x ^= x >> 27;
+  x *= 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+struct HashIndex {
+  const std::int64_t* keys;  // -1 = empty
+  const std::uint32_t* slots;
+  std::int64_t capacity;
+
+  static std::int64_t start(std::int64_t id, std::int64_t capacity) {
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<std::int64_t>((static_cast<Wide>(hash_id(id)) * static_cast<Wide>(capacity)) >> 64);
+  }
+
+  std::int64_t find(std::int64_t id) const {
+    for (std::int64_t at = start(id, capacity);;) {
+      if (keys[at] == id) return slots[at];
+      if (keys[at] < 0) return -1;
+      if (++at == capacity) at = 0;
+    }
+  }
+};
+
+// Ids up to `num_embeddings` to the slots of a band of `num_rows` rows: refuses, with std::invalid_argument,
+// arrays that would answer a slot outside the band, that do not hold num_rows ids, or whose look-up would not
+// end.
+void check_bitmap(const BitmapIndex& index, std::int64_t num_embeddings, std::int64_t num_rows);
+void check_hash(const HashIndex& index, std::int64_t num_embeddings, std::int64_t num_rows);
+
+// Ids that the index holds.
+std::int64_t count_rows(const BitmapIndex& index, std::int64_t num_embeddings);
+std::int64_t count_rows(const HashIndex& index);
+
+// Fills `keys` and `slots` [capacity] from n (id, slot) pairs. Throws std::invalid_argument for negative or
+// repeated ids and when capacity <= n.
+void build_hash_index(const std::int64_t* ids, const std::uint32_t* id_slots, std::int64_t n,
+                      std::int64_t* keys, std::uint32_t* slots, std::int64_t capacity);
+
+}  // namespace screc
