@@ -35,16 +35,16 @@ struct Kernels {
 
   // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to rows of `dim` floats,
   // into out + b * out_stride; an empty bag gives zeros.
-  void (*pool_rows)(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim, bool mean,
-                    float* out, int64_t out_stride);
+  void (*pool_rows)(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim,
+                    bool mean, float* out, int64_t out_stride);
 
   // Rebuilds n rows of a tensor-train band into out [n, embedding_dim]. Consecutive slots that share leading
   // digits share that work: sorted slots are the fastest.
   void (*tt_rows)(const TtCores& cores, const int64_t* slots, int64_t n, float* out);
 
   // out[i] = act(x[i] W^T + b) for m rows; act is ReLU or nothing.
-  void (*linear)(const LinearWeights& weights, const float* x, int64_t x_stride, int64_t m, bool relu, float* out,
-                 int64_t out_stride);
+  void (*linear)(const LinearWeights& weights, const float* x, int64_t x_stride, int64_t m, bool relu,
+                 float* out, int64_t out_stride);
 
   // Sample s: <f_i, f_j> for i in [0, F), j in [0, i), where f_i = features + s * sample_stride + i * dim.
   void (*interact)(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
@@ -58,8 +58,8 @@ const Kernels& kernels(Isa isa);
 // Those of selected_isa().
 const Kernels& kernels();
 
-// Working memory of the calling thread: at least `floats` floats, 64-byte-aligned, contents undefined. Kept and
-// only ever grown; the next call on the same thread takes it over.
+// Working memory of the calling thread: at least `floats` floats, 64-byte-aligned, contents undefined. Kept
+// and only ever grown; the next call on the same thread takes it over.
 float* thread_scratch(int64_t floats);
 
 }  // namespace screc

@@ -71,8 +71,8 @@ void linear(const LinearWeights& w, const float* x, int64_t x_stride, int64_t m,
   }
 }
 
-void interact(const float* features, int64_t num_samples, int64_t num_features, int64_t dim, int64_t sample_stride,
-              float* out, int64_t out_stride) {
+void interact(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
+              int64_t sample_stride, float* out, int64_t out_stride) {
   for (int64_t s = 0; s < num_samples; ++s) {
     const float* f = features + s * sample_stride;
     float* to = out + s * out_stride;
@@ -93,7 +93,8 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{Isa::kScalar, 1, 0, gather_rows, pool_rows, tt_rows, linear, interact, sigmoid};
+  static constexpr Kernels kTable{Isa::kScalar, 1,      0,        gather_rows, pool_rows,
+                                  tt_rows,      linear, interact, sigmoid};
   return kTable;
 }
 

@@ -4,7 +4,8 @@
 
 namespace screc {
 
-PackedLinear::PackedLinear(const float* weight, const float* bias, int64_t out, int64_t in, const Kernels& kernels)
+PackedLinear::PackedLinear(const float* weight, const float* bias, int64_t out, int64_t in,
+                           const Kernels& kernels)
     : kernels_(&kernels) {
   const bool dots = out <= kernels.linear_max_dots;
   const int64_t panel = dots ? 1 : kernels.linear_panel;

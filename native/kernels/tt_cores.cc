@@ -9,15 +9,15 @@ namespace {
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 std::string shape(const TtCoreView& core) {
-  return "[" + std::to_string(core.rank) + ", " + std::to_string(core.rows) + ", " + std::to_string(core.columns) +
-         ", " + std::to_string(core.next_rank) + "]";
+  return "[" + std::to_string(core.rank) + ", " + std::to_string(core.rows) + ", " +
+         std::to_string(core.columns) + ", " + std::to_string(core.next_rank) + "]";
 }
 
 void check(const std::vector<TtCoreView>& cores) {
   const size_t n = cores.size();
   if (n < 2 || n > TtCores::kMaxCores) {
-    throw std::invalid_argument("cores: expected 2 to " + std::to_string(TtCores::kMaxCores) + " cores, got " +
-                                std::to_string(n));
+    throw std::invalid_argument("cores: expected 2 to " + std::to_string(TtCores::kMaxCores) +
+                                " cores, got " + std::to_string(n));
   }
   for (size_t k = 0; k < n; ++k) {
     const TtCoreView& core = cores[k];

@@ -14,12 +14,13 @@ struct TtCoreView {
   int64_t rank, rows, columns, next_rank;
 };
 
-// Owns a copy of the cores, of the same number of floats (plus less than 1 KiB of padding). Core k is kept slice by
-// slice, [rows][rank][next_rank][columns], the last core [rows][rank][columns]: one slot reads whole slices.
+// Owns a copy of the cores, of the same number of floats (plus less than 1 KiB of padding). Core k is kept
+// slice by slice, [rows][rank][next_rank][columns], the last core [rows][rank][columns]: one slot reads whole
+// slices.
 class TtCores {
  public:
-  // Throws std::invalid_argument naming the core whose shape does not fit its neighbours, when there are fewer
-  // than 2 cores or more than kMaxCores, or when the first or last rank is not 1.
+  // Throws std::invalid_argument naming the core whose shape does not fit its neighbours, when there are
+  // fewer than 2 cores or more than kMaxCores, or when the first or last rank is not 1.
   explicit TtCores(const std::vector<TtCoreView>& cores);
 
   static constexpr int kMaxCores = 8;
