@@ -121,7 +121,8 @@ def plot_plan(plan: Plan, path: str | Path) -> None:
             axis.barh(ys, shares[:, place], left=left, color=colour, label=name, height=0.8)
             left += shares[:, place]
         axis.set_xlim(0, 1)
-        axis.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+        axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        axis.get_xticklabels()[-1].set_horizontalalignment("right")
         axis.set_xlabel(title)
     # Bytes span many decades, where stacked bars would lie: one thin bar per memory, side by side.
     kinds = [(sizes[:, place], name, colour) for place, (name, colour) in enumerate(_PLACES)]

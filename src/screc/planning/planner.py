@@ -215,11 +215,11 @@ class _Problem:
         except Infeasible as error:
             raise self._refusal(budget) from error
 
-    def smallest_dram(self, budget: Budget) -> int:
-        """The least DRAM bytes of any choice within the other limits."""
+    def smallest_dram(self, budget: Budget) -> tuple[int, bool]:
+        """The least DRAM bytes of any choice within the other limits, and whether that is proven."""
         limits = [budget.ssd_bytes, _share_limit(budget.max_tt_share)]
         choice = self._choose(self.dram, [self.ssd, self.tt], limits, gap=0.0)
-        return round(choice.cost)
+        return round(choice.cost), choice.status != "time limit"
 
     def _smallest_tt_share(self, budget: Budget) -> float | None:
         try:
@@ -234,7 +234,7 @@ class _Problem:
 
     def _refusal(self, budget: Budget) -> InfeasibleBudget:
         statistics, dims, system, options = self._inputs
-        smallest = self.smallest_dram(budget)
+        smallest, proven = self.smallest_dram(budget)
         ways = [f"raise the DRAM budget to {smallest} bytes ({format_bytes(smallest)})"]
         if system.ssd is not None and not options.ssd:
             ways.append("allow the SSD (ssd=True)")
@@ -251,7 +251,10 @@ class _Problem:
             ways.append("allow TT bands (tt=True)")
         return InfeasibleBudget(
             f"no plan fits {budget.dram_bytes} bytes of DRAM ({format_bytes(budget.dram_bytes)}); the smallest "
-            f"feasible DRAM budget with these options is {smallest} bytes. Either " + ", or ".join(ways),
+            f"feasible DRAM budget with these options is {smallest} bytes"
+            + ("" if proven else " or a little less (the search for it reached time_limit)")
+            + ". Either "
+            + ", or ".join(ways),
             smallest,
         )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from screc.statistics.counting import make_counter
 from screc.statistics.curve import AccessCurve
-from screc.statistics.files import read_statistics_file, write_statistics_file
+from screc.storage import DamagedFileError, TensorFile, replace_file, write_arrays
 
 if TYPE_CHECKING:
     from screc.data.log import ClickLog
@@ -295,18 +295,25 @@ class AccessStatistics:
         for number, table in enumerate(self.tables):
             tensors[f"{number}.ids"] = table.ids
             tensors[f"{number}.counts"] = table.counts
-        write_statistics_file(Path(path), tensors, metadata)
+        with replace_file(path) as temporary:
+            write_arrays(temporary, tensors, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> AccessStatistics:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote; ids and counts are read-only maps of the file.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, damaged, of a later version or not access statistics.
         """
         path = Path(path)
-        tensors, metadata = read_statistics_file(path)
+        try:
+            file = TensorFile(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path}: no such file; collect access statistics first") from error
+        except DamagedFileError as error:
+            raise ValueError(f"{path}: truncated, damaged or not access statistics ({error})") from error
+        metadata = file.metadata
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"{path}: not access statistics; write them with AccessStatistics.save")
         if metadata.get("version") != str(_VERSION):
@@ -319,7 +326,7 @@ class AccessStatistics:
             statistics = cls(
                 tuple(
                     TableStatistics(
-                        **entry, ids=tensors[f"{number}.ids"], counts=tensors[f"{number}.counts"]
+                        **entry, ids=file[f"{number}.ids"], counts=file[f"{number}.counts"]
                     )
                     for number, entry in enumerate(described)
                 )
