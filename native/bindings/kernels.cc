@@ -1,7 +1,249 @@
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "base/aligned_buffer.h"
+#include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/pool.h"
+#include "kernels/linear.h"
 
 namespace screc::bindings {
+namespace {
 
-void bind_kernels(nb::module_&) {}
+using namespace nb::literals;
+using IsaName = std::optional<std::string>;
+
+int64_t dim(const auto& array, size_t i) { return static_cast<int64_t>(array.shape(i)); }
+
+void expect_shape(const auto& array, const char* name, std::initializer_list<int64_t> shape) {
+  bool same = array.ndim() == shape.size();
+  std::string wanted = "[";
+  size_t i = 0;
+  for (int64_t size : shape) {
+    same = same && dim(array, i) == size;
+    wanted += (i++ ? ", " : "") + std::to_string(size);
+  }
+  if (!same) {
+    throw nb::value_error(
+        (std::string(name) + ": expected shape " + wanted + "], got " + shape_text(array)).c_str());
+  }
+}
+
+void check_ids(const int64_t* ids, int64_t n, int64_t num_rows) {
+  for (int64_t k = 0; k < n; ++k) {
+    if (ids[k] < 0 || ids[k] >= num_rows) {
+      throw std::invalid_argument("ids[" + std::to_string(k) + "] = " + std::to_string(ids[k]) +
+                                  " is out of range for " + std::to_string(num_rows) + " rows");
+    }
+  }
+}
+
+void check_offsets(const int64_t* offsets, int64_t num_bags, int64_t num_ids) {
+  const auto fail = [&](int64_t b, const std::string& why) {
+    throw std::invalid_argument("offsets[" + std::to_string(b) + "] = " + std::to_string(offsets[b]) + why);
+  };
+  if (offsets[0] != 0) fail(0, ", expected 0");
+  for (int64_t b = 0; b < num_bags; ++b) {
+    if (offsets[b + 1] < offsets[b]) fail(b + 1, " is less than the offset before it");
+  }
+  if (offsets[num_bags] != num_ids)
+    fail(num_bags, ", expected the number of ids, " + std::to_string(num_ids));
+}
+
+void gather_rows(const AnyConstArray& rows, const AnyConstArray& ids, const AnyArray& out, ThreadPool* pool,
+                 const IsaName& isa) {
+  const float* from = checked<float>(rows, "rows", 2);
+  const int64_t* id = checked<int64_t>(ids, "ids", 1);
+  float* to = checked<float>(out, "out", 2);
+  const int64_t n = dim(ids, 0), width = dim(rows, 1), num_rows = dim(rows, 0);
+  expect_shape(out, "out", {n, width});
+  const Kernels& k = chosen_kernels(isa);
+  nb::gil_scoped_release nogil;
+  check_ids(id, n, num_rows);
+  share(pool, n, 1024, [&](int64_t begin, int64_t end) {
+    k.gather_rows(from, width, id + begin, end - begin, to + begin * width);
+  });
+}
+
+void pool_rows(const AnyConstArray& rows, const AnyConstArray& ids, const AnyConstArray& offsets,
+               const AnyArray& out, bool mean, ThreadPool* pool, const IsaName& isa) {
+  const float* from = checked<float>(rows, "rows", 2);
+  const int64_t* id = checked<int64_t>(ids, "ids", 1);
+  const int64_t* offset = checked<int64_t>(offsets, "offsets", 1);
+  float* to = checked<float>(out, "out", 2);
+  const int64_t n = dim(ids, 0), width = dim(rows, 1), num_rows = dim(rows, 0);
+  if (dim(offsets, 0) < 1) throw nb::value_error("offsets: expected at least 1 entry, got none");
+  const int64_t num_bags = dim(offsets, 0) - 1;
+  expect_shape(out, "out", {num_bags, width});
+  const Kernels& k = chosen_kernels(isa);
+  nb::gil_scoped_release nogil;
+  check_offsets(offset, num_bags, n);
+  check_ids(id, n, num_rows);
+  std::vector<const float*> pointers(static_cast<size_t>(n));
+  share(pool, num_bags, 512, [&](int64_t begin, int64_t end) {
+    for (int64_t i = offset[begin]; i < offset[end]; ++i) {
+      pointers[static_cast<size_t>(i)] = from + id[i] * width;
+    }
+    k.pool_rows(pointers.data(), offset + begin, end - begin, width, mean, to + begin * width, width);
+  });
+}
+
+TtCores make_cores(const std::vector<AnyConstArray>& cores) {
+  std::vector<TtCoreView> views;
+  for (size_t i = 0; i < cores.size(); ++i) {
+    const std::string name = "cores[" + std::to_string(i) + "]";
+    const float* data = checked<float>(cores[i], name.c_str(), 4);
+    views.push_back({data, dim(cores[i], 0), dim(cores[i], 1), dim(cores[i], 2), dim(cores[i], 3)});
+  }
+  return TtCores(views);
+}
+
+void tt_rows(const std::vector<AnyConstArray>& cores, const AnyConstArray& ids, const AnyArray& out,
+             ThreadPool* pool, const IsaName& isa) {
+  const int64_t* id = checked<int64_t>(ids, "ids", 1);
+  float* to = checked<float>(out, "out", 2);
+  const TtCores packed = make_cores(cores);
+  const int64_t n = dim(ids, 0), width = packed.embedding_dim();
+  expect_shape(out, "out", {n, width});
+  const Kernels& k = chosen_kernels(isa);
+  nb::gil_scoped_release nogil;
+  check_ids(id, n, packed.num_rows());
+  share(pool, n, 256,
+        [&](int64_t begin, int64_t end) { k.tt_rows(packed, id + begin, end - begin, to + begin * width); });
+}
+
+PackedLinear make_linear(const AnyConstArray& weight, const AnyConstArray& bias, const IsaName& isa) {
+  const float* w = checked<float>(weight, "weight", 2);
+  const float* b = checked<float>(bias, "bias", 1);
+  expect_shape(bias, "bias", {dim(weight, 0)});
+  return PackedLinear(w, b, dim(weight, 0), dim(weight, 1), chosen_kernels(isa));
+}
+
+void linear_forward(const PackedLinear& layer, const AnyConstArray& x, const AnyArray& out, bool relu,
+                    ThreadPool* pool) {
+  const float* from = checked<float>(x, "x", 2);
+  float* to = checked<float>(out, "out", 2);
+  const int64_t m = dim(x, 0), in = layer.in_features(), width = layer.out_features();
+  expect_shape(x, "x", {m, in});
+  expect_shape(out, "out", {m, width});
+  nb::gil_scoped_release nogil;
+  share(pool, m, 96, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row += 96) {  // so many rows of input stay in the second-level cache
+      const int64_t rows = end - row < 96 ? end - row : 96;
+      layer.forward(from + row * in, in, rows, relu, to + row * width, width);
+    }
+  });
+}
+
+void interact(const AnyConstArray& features, const AnyArray& out, ThreadPool* pool, const IsaName& isa) {
+  const float* from = checked<float>(features, "features", 3);
+  float* to = checked<float>(out, "out", 2);
+  const int64_t batch = dim(features, 0), f = dim(features, 1), d = dim(features, 2);
+  const int64_t pairs = f * (f - 1) / 2;
+  expect_shape(out, "out", {batch, pairs});
+  const Kernels& k = chosen_kernels(isa);
+  nb::gil_scoped_release nogil;
+  share(pool, batch, 128, [&](int64_t begin, int64_t end) {
+    k.interact(from + begin * f * d, end - begin, f, d, f * d, to + begin * pairs, pairs);
+  });
+}
+
+void sigmoid(const AnyConstArray& x, const AnyArray& out, ThreadPool* pool, const IsaName& isa) {
+  const float* from = checked<float>(x, "x", 1);
+  float* to = checked<float>(out, "out", 1);
+  expect_shape(out, "out", {dim(x, 0)});
+  const Kernels& k = chosen_kernels(isa);
+  nb::gil_scoped_release nogil;
+  share(pool, dim(x, 0), 4096,
+        [&](int64_t begin, int64_t end) { k.sigmoid(from + begin, end - begin, to + begin); });
+}
+
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> empty(int64_t num_bytes) {
+  if (num_bytes < 0) {
+    throw nb::value_error(("num_bytes: must not be negative, got " + std::to_string(num_bytes)).c_str());
+  }
+  auto* buffer = new AlignedBuffer(static_cast<size_t>(num_bytes));
+  nb::capsule owner(buffer, [](void* p) noexcept { delete static_cast<AlignedBuffer*>(p); });
+  return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(buffer->data(), {buffer->size()}, owner);
+}
+
+}  // namespace
+
+void bind_kernels(nb::module_& module) {
+  module.def(
+      "isa", [] { return std::string(isa_name(selected_isa())); },
+      "The instruction set in use: the best this machine has, or the one that SCREC_ISA forces.");
+  module.def(
+      "supported_isas",
+      [] {
+        std::vector<std::string> names;
+        for (Isa isa : supported_isas()) names.emplace_back(isa_name(isa));
+        return names;
+      },
+      "Every instruction set that can run here, slowest first.");
+
+  nb::class_<ThreadPool>(module, "ThreadPool",
+                         "Worker threads that share one loop at a time with the caller.\n\n"
+                         "num_threads counts the caller; 0 means one per available core.")
+      .def(
+          "__init__",
+          [](ThreadPool* self, int num_threads) {
+            if (num_threads < 0) {
+              throw nb::value_error(("num_threads: must not be negative, got " + std::to_string(num_threads) +
+                                     "; use 0 for one per core")
+                                        .c_str());
+            }
+            new (self) ThreadPool(num_threads);
+          },
+          "num_threads"_a = 0)
+      .def_prop_ro("num_threads", &ThreadPool::num_threads, "Threads, the caller included.");
+
+  module.def("gather_rows", &gather_rows, "rows"_a, "ids"_a, "out"_a, "pool"_a.none() = nb::none(),
+             "isa"_a = nb::none(),
+             "out[i] = rows[ids[i]].\n\n"
+             "rows float32 [N, d], ids int64 [n], out float32 [n, d]. ValueError for an id outside [0, N).");
+  module.def(
+      "pool_rows", &pool_rows, "rows"_a, "ids"_a, "offsets"_a, "out"_a, "mean"_a = false,
+      "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
+      "out[b] = sum (or mean) of rows[ids[offsets[b]:offsets[b + 1]]]; an empty bag gives zeros.\n\n"
+      "rows float32 [N, d], ids int64 [n], offsets int64 [B + 1], out float32 [B, d]. ValueError for an\n"
+      "id outside [0, N) and for offsets that do not rise from 0 to n.");
+  module.def(
+      "tt_rows", &tt_rows, "cores"_a, "ids"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
+      "Rebuilds rows of a tensor-train table (TT-Rec, arXiv 2101.11714, section 3).\n\n"
+      "cores: float32 [r_k, p_k, q_k, r_(k+1)] each, ids int64 [n] below the product of all p_k, out\n"
+      "float32 [n, product of all q_k]. Cores are repacked at each call; the row store keeps them packed.");
+
+  nb::class_<PackedLinear>(module, "Linear",
+                           "A dense layer, packed once for one instruction set.\n\n"
+                           "weight float32 [out, in], bias float32 [out]; both are copied.")
+      .def(
+          "__init__",
+          [](PackedLinear* self, const AnyConstArray& weight, const AnyConstArray& bias, const IsaName& isa) {
+            new (self) PackedLinear(make_linear(weight, bias, isa));
+          },
+          "weight"_a, "bias"_a, "isa"_a = nb::none())
+      .def("forward", &linear_forward, "x"_a, "out"_a, "relu"_a = false, "pool"_a.none() = nb::none(),
+           "out = x @ weight.T + bias, then max(0, out) with relu. x float32 [M, in], out float32 [M, "
+           "out].\n\n"
+           "A row's result does not depend on M.")
+      .def_prop_ro("in_features", &PackedLinear::in_features, "Inputs of the layer.")
+      .def_prop_ro("out_features", &PackedLinear::out_features, "Outputs of the layer.")
+      .def_prop_ro(
+          "isa", [](const PackedLinear& self) { return std::string(isa_name(self.isa())); },
+          "The instruction set the weights are packed for.");
+
+  module.def("interact", &interact, "features"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
+             "Dot products of pairs of features, <f_i, f_j> for i in range(F) for j in range(i).\n\n"
+             "features float32 [B, F, d], out float32 [B, F * (F - 1) / 2].");
+  module.def("sigmoid", &sigmoid, "x"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
+             "out = 1 / (1 + exp(-x)) within 2e-7. x and out float32 [n].");
+  module.def(
+      "empty", &empty, "num_bytes"_a,
+      "Zeroed, 64-byte-aligned memory as uint8 [num_bytes], on huge pages where the system grants them.");
+}
 
 }  // namespace screc::bindings

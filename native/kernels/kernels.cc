@@ -1,55 +1,44 @@
 #include "kernels/kernels.h"
 
-#include <algorithm>
-#include <vector>
+#include <stdexcept>
+#include <string>
+
+#include "base/aligned_buffer.h"
+#include "kernels/tables.h"
 
 namespace screc {
-namespace {
 
-void pool_rows(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim, bool mean,
-               float* out, int64_t out_stride) {
-  for (int64_t bag = 0; bag < num_bags; ++bag, out += out_stride) {
-    std::fill(out, out + dim, 0.0f);
-    for (int64_t k = offsets[bag]; k < offsets[bag + 1]; ++k) {
-      for (int64_t i = 0; i < dim; ++i) out[i] += rows[k][i];
-    }
-    const int64_t length = offsets[bag + 1] - offsets[bag];
-    if (mean && length > 1) {
-      for (int64_t i = 0; i < dim; ++i) out[i] /= static_cast<float>(length);
+const Kernels& kernels(Isa isa) {
+  for (Isa available : supported_isas()) {
+    if (available != isa) continue;
+    switch (isa) {
+      case Isa::kScalar:
+        return scalar_kernels();
+#if defined(__x86_64__)
+      case Isa::kAvx2:
+        return avx2_kernels();
+      case Isa::kAvx512:
+        return avx512_kernels();
+#else
+      default:
+        break;
+#endif
     }
   }
+  throw std::invalid_argument(std::string("instruction set '") + isa_name(isa) +
+                              "' is not available on this machine; see supported_isas()");
 }
-
-void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) {
-  thread_local std::vector<float> state, next;
-  const auto& views = cores.views();
-  for (int64_t s = 0; s < n; ++s) {
-    int64_t unit = cores.num_rows(), rest = slots[s], columns = 1;
-    state.assign(1, 1.0f);
-    for (const TtCoreView& core : views) {
-      unit /= core.rows;
-      const int64_t digit = rest / unit;
-      rest %= unit;
-      next.assign(static_cast<size_t>(columns * core.columns * core.next_rank), 0.0f);
-      const int64_t width = core.columns * core.next_rank;
-      for (int64_t c = 0; c < columns; ++c) {
-        for (int64_t r = 0; r < core.rank; ++r) {
-          const float* slice = core.data + (r * core.rows + digit) * width;
-          for (int64_t j = 0; j < width; ++j) next[c * width + j] += state[c * core.rank + r] * slice[j];
-        }
-      }
-      state.swap(next);
-      columns *= core.columns;
-    }
-    std::copy(state.begin(), state.end(), out + s * cores.embedding_dim());
-  }
-}
-
-}  // namespace
 
 const Kernels& kernels() {
-  static const Kernels table{Isa::kScalar, pool_rows, tt_rows};
-  return table;
+  static const Kernels& selected = kernels(selected_isa());
+  return selected;
+}
+
+float* thread_scratch(int64_t floats) {
+  thread_local AlignedBuffer buffer;
+  const size_t bytes = static_cast<size_t>(floats) * sizeof(float);
+  if (buffer.size() < bytes) buffer = AlignedBuffer(bytes);
+  return buffer.as<float>();
 }
 
 }  // namespace screc

@@ -4,27 +4,82 @@
 #include <string>
 
 namespace screc {
+namespace {
 
-TtCores::TtCores(const std::vector<TtCoreView>& cores) : views_(cores) {
-  if (cores.size() < 2) throw std::invalid_argument("cores: expected at least 2");
-  int64_t rank = 1;
+int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+std::string shape(const TtCoreView& core) {
+  return "[" + std::to_string(core.rank) + ", " + std::to_string(core.rows) + ", " +
+         std::to_string(core.columns) + ", " + std::to_string(core.next_rank) + "]";
+}
+
+void check(const std::vector<TtCoreView>& cores) {
+  const size_t n = cores.size();
+  if (n < 2 || n > TtCores::kMaxCores) {
+    throw std::invalid_argument("cores: expected 2 to " + std::to_string(TtCores::kMaxCores) +
+                                " cores, got " + std::to_string(n));
+  }
+  for (size_t k = 0; k < n; ++k) {
+    const TtCoreView& core = cores[k];
+    const std::string name = "cores[" + std::to_string(k) + "]";
+    if (core.rank < 1 || core.rows < 1 || core.columns < 1 || core.next_rank < 1) {
+      throw std::invalid_argument(name + ": shape " + shape(core) + " has an empty dimension");
+    }
+    const int64_t expected = k == 0 ? 1 : cores[k - 1].next_rank;
+    if (core.rank != expected) {
+      throw std::invalid_argument(name + ": shape " + shape(core) + " begins with TT rank " +
+                                  std::to_string(core.rank) + ", expected " + std::to_string(expected));
+    }
+  }
+  if (cores[n - 1].next_rank != 1) {
+    throw std::invalid_argument("cores[" + std::to_string(n - 1) + "]: shape " + shape(cores[n - 1]) +
+                                " must end with TT rank 1");
+  }
+}
+
+}  // namespace
+
+TtCores::TtCores(const std::vector<TtCoreView>& cores) {
+  check(cores);
+  std::vector<int64_t> starts;
+  int64_t floats = 0;
+  for (const TtCoreView& core : cores) {
+    starts.push_back(floats);
+    const int64_t size = core.rank * core.rows * core.columns * core.next_rank;
+    num_parameters_ += size;
+    floats = round_up(floats + size, kSlack);
+  }
+  buffer_ = AlignedBuffer(static_cast<size_t>(floats + kSlack) * sizeof(float));
+
   for (size_t k = 0; k < cores.size(); ++k) {
     const TtCoreView& core = cores[k];
-    const bool last = k + 1 == cores.size();
-    if (core.rank != rank || (last && core.next_rank != 1) || core.rows < 1 || core.columns < 1 ||
-        core.next_rank < 1) {
-      throw std::invalid_argument("cores[" + std::to_string(k) + "]: its shape does not fit its neighbours");
-    }
-    rank = core.next_rank;
-    num_rows_ *= core.rows;
-    embedding_dim_ *= core.columns;
-    num_parameters_ += core.rank * core.rows * core.columns * core.next_rank;
-  }
-  data_.reserve(static_cast<size_t>(num_parameters_));
-  for (TtCoreView& core : views_) {
+    float* slices = buffer_.as<float>() + starts[k];
     const float* from = core.data;
-    core.data = data_.data() + data_.size();
-    data_.insert(data_.end(), from, from + core.rank * core.rows * core.columns * core.next_rank);
+    for (int64_t r = 0; r < core.rank; ++r) {
+      for (int64_t i = 0; i < core.rows; ++i) {
+        float* slice = slices + (i * core.rank + r) * core.columns * core.next_rank;
+        for (int64_t c = 0; c < core.columns; ++c) {
+          for (int64_t s = 0; s < core.next_rank; ++s) slice[s * core.columns + c] = *from++;
+        }
+      }
+    }
+    Level level{};
+    level.slices = slices;
+    level.rank = core.rank;
+    level.rows = core.rows;
+    level.columns = core.columns;
+    level.next_rank = core.next_rank;
+    level.slice_floats = core.rank * core.columns * core.next_rank;
+    level.left_columns = embedding_dim_;
+    level.state_stride = round_up(core.next_rank * core.columns, kSlack);
+    level.state_offset = scratch_floats_;
+    scratch_floats_ += level.left_columns * level.state_stride + kSlack;
+    embedding_dim_ *= core.columns;
+    levels_.push_back(level);
+  }
+  for (size_t k = levels_.size(); k-- > 0;) {
+    levels_[k].digit_unit = num_rows_;
+    num_rows_ *= levels_[k].rows;
   }
 }
 

@@ -1,8 +1,10 @@
-// The cores of one tensor-train band (TT-Rec, arXiv 2101.11714, section 3).
+// The cores of one tensor-train band (TT-Rec, arXiv 2101.11714, section 3), laid out for rebuilding rows.
 #pragma once
 
 #include <cstdint>
 #include <vector>
+
+#include "base/aligned_buffer.h"
 
 namespace screc {
 
@@ -12,21 +14,43 @@ struct TtCoreView {
   int64_t rank, rows, columns, next_rank;
 };
 
-// Owns a copy of the cores.
+// Owns a copy of the cores, of the same number of floats (plus less than 1 KiB of padding). Core k is kept
+// slice by slice, [rows][rank][next_rank][columns], the last core [rows][rank][columns]: one slot reads whole
+// slices.
 class TtCores {
  public:
-  // Throws std::invalid_argument naming the core whose shape does not fit its neighbours.
+  // Throws std::invalid_argument naming the core whose shape does not fit its neighbours, when there are
+  // fewer than 2 cores or more than kMaxCores, or when the first or last rank is not 1.
   explicit TtCores(const std::vector<TtCoreView>& cores);
 
+  static constexpr int kMaxCores = 8;
+  // Vector kernels read up to this many floats past the end of a slice or of a state, and throw them away.
+  static constexpr int64_t kSlack = 16;
+
+  struct Level {
+    const float* slices;
+    int64_t rank, rows, columns, next_rank;
+    int64_t slice_floats;
+    int64_t digit_unit;    // slot / digit_unit % rows chooses the slice
+    int64_t left_columns;  // product of the columns of the cores before this one
+    // The product of the cores up to this one is kept as [left_columns][next_rank][columns], each of the
+    // left_columns parts padded to state_stride floats, at state_offset of the scratch memory.
+    int64_t state_stride, state_offset;
+  };
+
+  int num_cores() const { return static_cast<int>(levels_.size()); }
+  const Level& level(int core) const { return levels_[static_cast<size_t>(core)]; }
+  // Rows the cores can address: slots are in [0, num_rows()).
   int64_t num_rows() const { return num_rows_; }
   int64_t embedding_dim() const { return embedding_dim_; }
   int64_t num_parameters() const { return num_parameters_; }
-  const std::vector<TtCoreView>& views() const { return views_; }
+  // Floats of working memory that rebuilding needs.
+  int64_t scratch_floats() const { return scratch_floats_; }
 
  private:
-  std::vector<float> data_;
-  std::vector<TtCoreView> views_;
-  int64_t num_rows_ = 1, embedding_dim_ = 1, num_parameters_ = 0;
+  AlignedBuffer buffer_;
+  std::vector<Level> levels_;
+  int64_t num_rows_ = 1, embedding_dim_ = 1, num_parameters_ = 0, scratch_floats_ = 0;
 };
 
 }  // namespace screc

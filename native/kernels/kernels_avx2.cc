@@ -1,0 +1,23 @@
+#include "kernels/tables.h"
+#include "kernels/vec_avx2.h"
+#include "kernels/vector_linear.h"
+#include "kernels/vector_math.h"
+#include "kernels/vector_pool.h"
+#include "kernels/vector_tt.h"
+
+namespace screc {
+
+const Kernels& avx2_kernels() {
+  static constexpr Kernels kTable{Isa::kAvx2,
+                                  LinearShape<Vec8>::kPanel,
+                                  LinearShape<Vec8>::kMaxDots,
+                                  gather_rows<Vec8>,
+                                  pool_rows<Vec8>,
+                                  tt_rows_with<Vec8, Vec8>,
+                                  linear<Vec8>,
+                                  interact<Vec8>,
+                                  sigmoid<Vec8>};
+  return kTable;
+}
+
+}  // namespace screc

@@ -1,0 +1,37 @@
+#include "kernels/tables.h"
+#include "kernels/vec_avx2.h"
+#include "kernels/vec_avx512.h"  // first: it quiets a warning
+#include "kernels/vector_linear.h"
+#include "kernels/vector_math.h"
+#include "kernels/vector_pool.h"
+#include "kernels/vector_tt.h"
+
+namespace screc {
+namespace {
+
+// Short last steps (d = 16 as 2 x 2 x 4 gives 8 outputs at a time) would leave half of a long vector empty.
+void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) {
+  const int last = cores.num_cores() - 1;
+  if (cores.level(last - 1).columns * cores.level(last).columns <= Vec8::kLanes) {
+    tt_rows_with<Vec16, Vec8>(cores, slots, n, out);
+  } else {
+    tt_rows_with<Vec16, Vec16>(cores, slots, n, out);
+  }
+}
+
+}  // namespace
+
+const Kernels& avx512_kernels() {
+  static constexpr Kernels kTable{Isa::kAvx512,
+                                  LinearShape<Vec16>::kPanel,
+                                  LinearShape<Vec16>::kMaxDots,
+                                  gather_rows<Vec16>,
+                                  pool_rows<Vec16>,
+                                  tt_rows,
+                                  linear<Vec16>,
+                                  interact<Vec16>,
+                                  sigmoid<Vec16>};
+  return kTable;
+}
+
+}  // namespace screc

@@ -1,0 +1,101 @@
+// The reference: what every other instruction set must agree with, and what runs where there is none.
+#include <cmath>
+#include <cstring>
+
+#include "kernels/tables.h"
+
+namespace screc {
+namespace {
+
+void gather_rows(const float* rows, int64_t dim, const int64_t* ids, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    std::memcpy(out + i * dim, rows + ids[i] * dim, static_cast<size_t>(dim) * sizeof(float));
+  }
+}
+
+void pool_rows(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim, bool mean,
+               float* out, int64_t out_stride) {
+  for (int64_t b = 0; b < num_bags; ++b) {
+    float* sum = out + b * out_stride;
+    for (int64_t c = 0; c < dim; ++c) sum[c] = 0.0f;
+    for (int64_t k = offsets[b]; k < offsets[b + 1]; ++k) {
+      for (int64_t c = 0; c < dim; ++c) sum[c] += rows[k][c];
+    }
+    const int64_t count = offsets[b + 1] - offsets[b];
+    if (mean && count > 1) {
+      for (int64_t c = 0; c < dim; ++c) sum[c] /= static_cast<float>(count);
+    }
+  }
+}
+
+void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) {
+  float* scratch = thread_scratch(cores.scratch_floats());
+  const int last = cores.num_cores() - 1;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto slice = [&](int k) {
+      const TtCores::Level& level = cores.level(k);
+      return level.slices + slots[i] / level.digit_unit % level.rows * level.slice_floats;
+    };
+    const float* state = slice(0);
+    for (int k = 1; k <= last; ++k) {
+      const TtCores::Level& left = cores.level(k - 1);
+      const TtCores::Level& level = cores.level(k);
+      const int64_t width = level.next_rank * level.columns;
+      const int64_t stride = k == last ? width : level.state_stride;
+      const float* core = slice(k);
+      float* next = k == last ? out + i * cores.embedding_dim() : scratch + level.state_offset;
+      for (int64_t m = 0; m < left.left_columns; ++m) {
+        for (int64_t c = 0; c < left.columns; ++c) {
+          float* to = next + (m * left.columns + c) * stride;
+          for (int64_t j = 0; j < width; ++j) to[j] = 0.0f;
+          for (int64_t r = 0; r < level.rank; ++r) {
+            const float x = state[m * left.state_stride + r * left.columns + c];
+            for (int64_t j = 0; j < width; ++j) to[j] += x * core[r * width + j];
+          }
+        }
+      }
+      state = next;
+    }
+  }
+}
+
+void linear(const LinearWeights& w, const float* x, int64_t x_stride, int64_t m, bool relu, float* out,
+            int64_t out_stride) {
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t o = 0; o < w.out; ++o) {
+      const float* row = w.weight + o * w.in;  // panels of width 1 are rows
+      float sum = w.bias[o];
+      for (int64_t k = 0; k < w.in; ++k) sum += x[i * x_stride + k] * row[k];
+      out[i * out_stride + o] = relu && sum < 0.0f ? 0.0f : sum;
+    }
+  }
+}
+
+void interact(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
+              int64_t sample_stride, float* out, int64_t out_stride) {
+  for (int64_t s = 0; s < num_samples; ++s) {
+    const float* f = features + s * sample_stride;
+    float* to = out + s * out_stride;
+    for (int64_t i = 0; i < num_features; ++i) {
+      for (int64_t j = 0; j < i; ++j) {
+        float sum = 0.0f;
+        for (int64_t c = 0; c < dim; ++c) sum += f[i * dim + c] * f[j * dim + c];
+        *to++ = sum;
+      }
+    }
+  }
+}
+
+void sigmoid(const float* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = 1.0f / (1.0f + std::exp(-x[i]));
+}
+
+}  // namespace
+
+const Kernels& scalar_kernels() {
+  static constexpr Kernels kTable{Isa::kScalar, 1,      0,        gather_rows, pool_rows,
+                                  tt_rows,      linear, interact, sigmoid};
+  return kTable;
+}
+
+}  // namespace screc

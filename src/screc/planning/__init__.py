@@ -1,0 +1,25 @@
+"""Planning: a measured host, access statistics and a budget in; the memory of every row out."""
+
+from screc.planning.budget import format_bytes, parse_bytes
+from screc.planning.explain import plan_summary, plot_plan
+from screc.planning.mip import SolverError
+from screc.planning.plan import Plan, PlanError, check_plan
+from screc.planning.planner import InfeasibleBudget, make_plan
+from screc.planning.probe import probe
+from screc.planning.system import SystemSpec, reference_system
+
+__all__ = [
+    "InfeasibleBudget",
+    "Plan",
+    "PlanError",
+    "SolverError",
+    "SystemSpec",
+    "check_plan",
+    "format_bytes",
+    "make_plan",
+    "parse_bytes",
+    "plan_summary",
+    "plot_plan",
+    "probe",
+    "reference_system",
+]

@@ -1,0 +1,151 @@
+"""A plan for people: a table on the terminal and a picture of where every table's rows went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from screc.planning.budget import format_bytes
+from screc.planning.plan import Plan
+from screc.storage.layout import Band
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Where a band's rows are, in the order of the picture's stacks: name, colour.
+_PLACES = (("DRAM fp32", "#1b6ca8"), ("DRAM TT", "#f0a202"), ("SSD fp32", "#8d99ae"))
+
+
+def _place(band: Band) -> int:
+    if band.memory == "ssd":
+        return 2
+    return 1 if band.tt is not None else 0
+
+
+def plan_summary(plan: Plan, console: Console) -> None:
+    """Print where every table's rows are, what each memory holds, and what is predicted."""
+    from rich.table import Table
+
+    predicted = plan.predicted
+    table = Table(title="Plan", title_justify="left", title_style="bold")
+    table.add_column("table", overflow="fold")
+    table.add_column("rows", justify="right")
+    table.add_column("look-ups/batch", justify="right")
+    table.add_column("band")
+    for heading in ("rows %", "look-ups %", "bytes", "index", "us/batch", "pages"):
+        table.add_column(heading, justify="right")
+    for layout, costs in zip(plan.layouts, predicted.tables, strict=True):
+        for number, (band, size) in enumerate(zip(layout.bands, costs.bands, strict=True)):
+            name = _PLACES[_place(band)][0]
+            if band.tt is not None:
+                name += f" r{max(band.tt.ranks)}"
+            first, last = number == 0, number == len(layout.bands) - 1
+            table.add_row(
+                layout.table if first else "",
+                f"{layout.num_embeddings:,}" if first else "",
+                f"{costs.lookups:,.0f}" if first else "",
+                name,
+                f"{100 * size.rows / layout.num_embeddings:.2f}",
+                f"{100 * size.lookup_share:.2f}",
+                format_bytes(size.num_bytes),
+                format_bytes(size.index_bytes) if size.index_bytes else "",
+                f"{1e6 * costs.seconds:.1f}" if first else "",
+                f"{costs.pages:.2f}" if first and costs.pages else "",
+                end_section=last and len(layout.bands) > 1,
+            )
+    console.print(table)
+    used = predicted.dram_bytes / plan.budget.dram_bytes if plan.budget.dram_bytes else 0.0
+    rows = predicted.dram_bytes - predicted.tt_bytes - predicted.index_bytes
+    console.print(
+        f"DRAM {format_bytes(predicted.dram_bytes)} of {format_bytes(plan.budget.dram_bytes)} ({used:.1%}): "
+        f"rows {format_bytes(rows)}, TT cores {format_bytes(predicted.tt_bytes)}, "
+        f"indices {format_bytes(predicted.index_bytes)}",
+        highlight=False,
+    )
+    console.print(
+        f"SSD {format_bytes(predicted.ssd_bytes)} of {format_bytes(plan.budget.ssd_bytes)}; "
+        f"TT bands answer {predicted.tt_share:.2%} of the look-ups (at most {plan.budget.max_tt_share:.2%})",
+        highlight=False,
+    )
+    console.print(
+        f"Predicted {1e3 * predicted.seconds_per_batch:.3f} ms per batch of {plan.options.batch_size}: "
+        f"embeddings {1e3 * predicted.embedding_seconds:.3f} ms, MLPs {1e3 * predicted.dense_seconds:.3f} ms, "
+        f"waiting for a read {1e3 * predicted.ssd_wait_seconds:.3f} ms; "
+        f"{predicted.lookups_per_batch:,.0f} look-ups, {predicted.pages_per_batch:.1f} pages",
+        highlight=False,
+    )
+    console.print(
+        f"Optimality gap {plan.gap:.3%} over {plan.solver.candidates:,} candidate layouts "
+        f"({plan.solver.status}); statistics of {plan.statistics_samples:,} samples",
+        highlight=False,
+    )
+
+
+def plot_plan(plan: Plan, path: str | Path) -> None:
+    """Draw where every table's rows went: per table, shares of rows and look-ups, and bytes, by memory.
+
+    Args:
+        plan: the plan.
+        path: the picture, ``.png`` or ``.svg``.
+    """
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"path: the picture must end with .png or .svg, got {path.name!r}")
+    # Largest table on top.
+    order = sorted(range(len(plan.layouts)), key=lambda t: plan.layouts[t].num_embeddings)
+    rows, lookups, sizes = (np.zeros((len(order), len(_PLACES))) for _ in range(3))
+    indices = np.zeros(len(order))
+    names = []
+    for y, number in enumerate(order):
+        layout, costs = plan.layouts[number], plan.predicted.tables[number]
+        names.append(f"{layout.table}  ({layout.num_embeddings:,})")
+        for band, size in zip(layout.bands, costs.bands, strict=True):
+            rows[y, _place(band)] += size.rows / layout.num_embeddings
+            lookups[y, _place(band)] += size.lookup_share
+            sizes[y, _place(band)] += size.num_bytes
+            indices[y] += size.index_bytes
+
+    figure = Figure(figsize=(13, max(3.2, 0.26 * len(order) + 1.6)), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.3))
+    ys = np.arange(len(order))
+    for axis, shares, title in (
+        (axes[0], rows, "share of the table's rows"),
+        (axes[1], lookups, "share of the table's look-ups"),
+    ):
+        left = np.zeros(len(order))
+        for place, (name, colour) in enumerate(_PLACES):
+            axis.barh(ys, shares[:, place], left=left, color=colour, label=name, height=0.8)
+            left += shares[:, place]
+        axis.set_xlim(0, 1)
+        axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        axis.get_xticklabels()[-1].set_horizontalalignment("right")
+        axis.set_xlabel(title)
+    # Bytes span many decades, where stacked bars would lie: one thin bar per memory, side by side.
+    kinds = [(sizes[:, place], name, colour) for place, (name, colour) in enumerate(_PLACES)]
+    kinds.append((indices, "index (DRAM)", "#c1121f"))
+    thickness = 0.8 / len(kinds)
+    for number, (values, name, colour) in enumerate(kinds):
+        shown = values > 0
+        offset = (1.5 - number) * thickness
+        axes[2].barh(ys[shown] + offset, values[shown], color=colour, height=thickness, label=name)
+    axes[2].set_xscale("log")
+    axes[2].set_xlabel("bytes")
+    axes[2].grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(ys, names, fontsize=8)
+    axes[0].set_ylim(-0.6, len(order) - 0.4)
+    handles, labels = axes[2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=9)
+    predicted = plan.predicted
+    figure.suptitle(
+        f"DRAM {format_bytes(predicted.dram_bytes)} of {format_bytes(plan.budget.dram_bytes)}, "
+        f"SSD {format_bytes(predicted.ssd_bytes)}; "
+        f"{1e3 * predicted.seconds_per_batch:.2f} ms per batch of {plan.options.batch_size} predicted",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    figure.savefig(path, dpi=130)

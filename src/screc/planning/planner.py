@@ -1,0 +1,317 @@
+"""Making a plan: candidate layouts per table, one mixed-integer program, a checked result.
+
+The walking version of SCRec's Scalable Resource Manager (arXiv 2504.00520): one host whose cores share all
+work, bands in float32 DRAM, tensor-train form and float32 SSD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from screc.planning.budget import format_bytes
+from screc.planning.candidates import Candidates, enumerate_candidates
+from screc.planning.costs import TableCosts, dense_seconds
+from screc.planning.mip import Choice, Infeasible, choose
+from screc.planning.plan import (
+    BandPrediction,
+    Budget,
+    Plan,
+    PlanOptions,
+    Prediction,
+    SolverReport,
+    TablePrediction,
+    check_plan,
+)
+from screc.planning.system import SystemSpec
+from screc.statistics.access import AccessStatistics
+
+# Room for the rounding of a sum of access shares; 0 stays exact.
+_SHARE_ROUNDING = 1e-9
+
+
+class InfeasibleBudget(ValueError):
+    """No placement fits the budget.
+
+    Attributes:
+        smallest_dram_bytes: the smallest DRAM budget that has a plan under the same options.
+    """
+
+    def __init__(self, message: str, smallest_dram_bytes: int) -> None:
+        super().__init__(message)
+        self.smallest_dram_bytes = smallest_dram_bytes
+
+
+def make_plan(
+    statistics: AccessStatistics,
+    dims: Mapping[str, int] | int,
+    system: SystemSpec,
+    *,
+    dram_bytes: int | None = None,
+    dram_fraction: float | None = None,
+    batch_size: int = 1024,
+    tt_ranks: Sequence[int] = (8, 16, 32),
+    max_tt_share: float = 0.05,
+    ssd: bool = True,
+    tt: bool = True,
+    dense_flops: int = 0,
+    queue_depth: int = 64,
+    time_limit: float = 60.0,
+    mip_gap: float = 1e-4,
+) -> Plan:
+    """Choose a layout for every table: the least predicted seconds per batch within the budget.
+
+    Args:
+        statistics: access counts of every table.
+        dims: embedding dimension of all tables, or by table name.
+        system: rates of the host that will serve.
+        dram_bytes: DRAM for rows, cores and indices of all tables.
+        dram_fraction: the same as a fraction of all rows in float32; give one of the two.
+        batch_size: samples per batch that will be served.
+        tt_ranks: TT ranks to choose from.
+        max_tt_share: largest share of all look-ups that TT bands may answer, 0 to 1: the stand-in for a
+            limit on lost accuracy. All look-ups weigh the same; how sensitive the model is to each table
+            is not measured in this version.
+        ssd: whether rows may live on SSD (also needs one in ``system``).
+        tt: whether TT bands may be used.
+        dense_flops: float operations per sample of the MLPs; adds the same time to every plan.
+        queue_depth: SSD reads kept in flight when serving.
+        time_limit: seconds for the solver; past it the best plan found is returned with its gap.
+        mip_gap: relative optimality gap at which the solver may stop.
+
+    Raises:
+        InfeasibleBudget: nothing fits; says the smallest DRAM budget that does, and other ways out.
+        ValueError: an argument is out of range.
+        SolverError: the solver contradicts bounds computed independently of it.
+    """
+    if not statistics.tables:
+        raise ValueError("statistics hold no tables; there is nothing to plan")
+    names = [table.name for table in statistics.tables]
+    if len(set(names)) != len(names):
+        raise ValueError(f"statistics: table names must differ, got {names}")
+    sizes = _dims(names, dims)
+    budget = Budget(
+        dram_bytes=_dram_budget(statistics, sizes, dram_bytes, dram_fraction),
+        ssd_bytes=system.ssd.capacity_bytes if ssd and system.ssd is not None else 0,
+        max_tt_share=_checked_share(max_tt_share),
+    )
+    if tt and (not tt_ranks or min(tt_ranks) < 1):
+        raise ValueError(f"tt_ranks must be positive and not empty, got {list(tt_ranks)}; or give tt=False")
+    for field, value in (("batch_size", batch_size), ("queue_depth", queue_depth)):
+        if value < 1:
+            raise ValueError(f"{field} must be at least 1, got {value}")
+    if dense_flops < 0:
+        raise ValueError(f"dense_flops must not be negative, got {dense_flops}")
+    if time_limit <= 0:
+        raise ValueError(f"time_limit must be positive, got {time_limit}")
+    options = PlanOptions(
+        batch_size=batch_size,
+        tt_ranks=tuple(sorted(set(tt_ranks))) if tt else (),
+        ssd=ssd,
+        tt=tt,
+        dense_flops=dense_flops,
+        queue_depth=queue_depth,
+        time_limit=time_limit,
+        mip_gap=mip_gap,
+    )
+    problem = _Problem(statistics, sizes, system, options)
+    choice = problem.solve(budget)
+    chosen = [
+        (candidates, number) for candidates, number in zip(problem.candidates, choice.columns, strict=True)
+    ]
+    plan = Plan(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        layouts=tuple(candidates.layout(number) for candidates, number in chosen),
+        predicted=_predict(statistics, chosen, system, options),
+        budget=budget,
+        options=options,
+        gap=choice.gap,
+        lower_bound_seconds=choice.lower_bound,
+        solver=SolverReport(
+            status=choice.status,
+            candidates=sum(len(candidates) for candidates in problem.candidates),
+            columns=choice.num_columns,
+        ),
+        system=system,
+        statistics_digest=statistics.digest,
+        statistics_samples=statistics.num_samples,
+    )
+    check_plan(plan, statistics)
+    return plan
+
+
+def _dims(names: Sequence[str], dims: Mapping[str, int] | int) -> list[int]:
+    if isinstance(dims, int):
+        dims = dict.fromkeys(names, dims)
+    for name in names:
+        if name not in dims:
+            raise ValueError(f"dims: no embedding dimension for table {name}; give one")
+        if dims[name] < 1:
+            raise ValueError(f"dims: table {name} has dimension {dims[name]}; it must be at least 1")
+    return [dims[name] for name in names]
+
+
+def _dram_budget(
+    statistics: AccessStatistics, dims: Sequence[int], dram_bytes: int | None, dram_fraction: float | None
+) -> int:
+    if (dram_bytes is None) == (dram_fraction is None):
+        raise ValueError("give either dram_bytes or dram_fraction")
+    if dram_bytes is not None:
+        if dram_bytes < 0:
+            raise ValueError(f"dram_bytes must not be negative, got {dram_bytes}")
+        return int(dram_bytes)
+    assert dram_fraction is not None
+    if not 0 <= dram_fraction < float("inf"):
+        raise ValueError(f"dram_fraction must be 0 or more, got {dram_fraction}; 0.1 is a tenth of all rows")
+    whole = sum(4 * dim * table.num_embeddings for dim, table in zip(dims, statistics.tables, strict=True))
+    return int(whole * dram_fraction)
+
+
+def _checked_share(share: float) -> float:
+    if not 0 <= share <= 1:
+        raise ValueError(f"max_tt_share must be between 0 and 1, got {share}")
+    return float(share)
+
+
+class _Problem:
+    """Candidates of all tables, and the resources that a choice among them uses."""
+
+    def __init__(
+        self, statistics: AccessStatistics, dims: Sequence[int], system: SystemSpec, options: PlanOptions
+    ) -> None:
+        self._inputs = statistics, dims, system, options
+        self._options = options
+        use_ssd = options.ssd and system.ssd is not None
+        self.candidates: list[Candidates] = []
+        for table, dim in zip(statistics.tables, dims, strict=True):
+            model = TableCosts(
+                statistics=table,
+                embedding_dim=dim,
+                system=system,
+                batch_size=options.batch_size,
+                llc_bytes=system.llc_bytes / len(statistics.tables),
+                queue_depth=options.queue_depth,
+            )
+            self.candidates.append(enumerate_candidates(model, tt_ranks=options.tt_ranks, ssd=use_ssd))
+        lookups = statistics.num_lookups
+        weights = [table.num_lookups / lookups if lookups else 0.0 for table in statistics.tables]
+        self.seconds = [c.costs.seconds for c in self.candidates]
+        self.dram = [c.costs.dram_bytes.astype(np.float64) for c in self.candidates]
+        self.ssd = [c.costs.ssd_bytes.astype(np.float64) for c in self.candidates]
+        self.tt = [w * c.costs.tt_share for w, c in zip(weights, self.candidates, strict=True)]
+
+    def solve(self, budget: Budget) -> Choice:
+        """The fastest choice within the budget."""
+        share = _share_limit(budget.max_tt_share)
+        try:
+            return self._choose(
+                self.seconds,
+                [self.dram, self.ssd, self.tt],
+                [budget.dram_bytes, budget.ssd_bytes, share],
+                gap=self._options.mip_gap,
+            )
+        except Infeasible as error:
+            raise self._refusal(budget) from error
+
+    def smallest_dram(self, budget: Budget) -> tuple[int, bool]:
+        """The least DRAM bytes of any choice within the other limits, and whether that is proven."""
+        limits = [budget.ssd_bytes, _share_limit(budget.max_tt_share)]
+        choice = self._choose(self.dram, [self.ssd, self.tt], limits, gap=0.0)
+        return round(choice.cost), choice.status != "time limit"
+
+    def _smallest_tt_share(self, budget: Budget) -> float | None:
+        try:
+            limits = [budget.dram_bytes, budget.ssd_bytes]
+            return self._choose(self.tt, [self.dram, self.ssd], limits, gap=0.0).cost
+        except Infeasible:
+            return None
+
+    def _choose(self, cost, resources, limits, *, gap: float) -> Choice:
+        columns = [np.stack(parts, axis=1) for parts in zip(*resources, strict=True)]
+        return choose(cost, columns, np.array(limits), gap=gap, time_limit=self._options.time_limit)
+
+    def _refusal(self, budget: Budget) -> InfeasibleBudget:
+        statistics, dims, system, options = self._inputs
+        smallest, proven = self.smallest_dram(budget)
+        ways = [f"raise the DRAM budget to {smallest} bytes ({format_bytes(smallest)})"]
+        if system.ssd is not None and not options.ssd:
+            ways.append("allow the SSD (ssd=True)")
+        elif system.ssd is None:
+            ways.append("plan for a system with an SSD")
+        else:
+            ways.append(f"free space on the SSD, which has {format_bytes(budget.ssd_bytes)}")
+        if options.tt:
+            share = self._smallest_tt_share(budget)
+            if share is not None:
+                share = np.ceil(share * 1e4) / 1e4
+                ways.append(f"let TT bands answer more look-ups (max_tt_share={min(1.0, share):.4f})")
+        else:
+            ways.append("allow TT bands (tt=True)")
+        return InfeasibleBudget(
+            f"no plan fits {budget.dram_bytes} bytes of DRAM ({format_bytes(budget.dram_bytes)}); the smallest "
+            f"feasible DRAM budget with these options is {smallest} bytes"
+            + ("" if proven else " or a little less (the search for it reached time_limit)")
+            + ". Either "
+            + ", or ".join(ways),
+            smallest,
+        )
+
+
+def _share_limit(share: float) -> float:
+    return share + _SHARE_ROUNDING if share > 0 else 0.0
+
+
+def _predict(
+    statistics: AccessStatistics,
+    chosen: Sequence[tuple[Candidates, int]],
+    system: SystemSpec,
+    options: PlanOptions,
+) -> Prediction:
+    tables, in_tt = [], 0.0
+    for candidates, number in chosen:
+        costs, layout = candidates.costs, candidates.layout(number)
+        table = candidates.model.statistics
+        shares = table.smoothed_curve.share([0, *(band.stop for band in layout.bands)])
+        tables.append(
+            TablePrediction(
+                table=layout.table,
+                lookups=candidates.model.lookups,
+                seconds=float(costs.seconds[number]),
+                dram_seconds=float(costs.dram_seconds[number]),
+                tt_seconds=float(costs.tt_seconds[number]),
+                ssd_seconds=float(costs.ssd_seconds[number]),
+                index_seconds=float(costs.index_seconds[number]),
+                pages=float(costs.pages[number]),
+                bands=tuple(
+                    BandPrediction(
+                        rows=band.num_rows,
+                        lookup_share=float(shares[b + 1] - shares[b]),
+                        num_bytes=layout.band_bytes(b),
+                        index_bytes=layout.index_bytes(b),
+                    )
+                    for b, band in enumerate(layout.bands)
+                ),
+            )
+        )
+        in_tt += table.num_lookups * float(costs.tt_share[number])
+    total = {
+        field: sum(int(getattr(candidates.costs, field)[number]) for candidates, number in chosen)
+        for field in ("dram_bytes", "ssd_bytes", "tt_bytes", "index_bytes")
+    }
+    embedding = sum(table.seconds for table in tables)
+    dense = dense_seconds(system, options.batch_size, options.dense_flops)
+    pages = sum(table.pages for table in tables)
+    wait = float(-np.expm1(-pages)) * system.ssd_latency_seconds
+    return Prediction(
+        seconds_per_batch=embedding + dense + wait,
+        embedding_seconds=embedding,
+        dense_seconds=dense,
+        ssd_wait_seconds=wait,
+        lookups_per_batch=sum(table.lookups for table in tables),
+        pages_per_batch=pages,
+        tt_share=in_tt / statistics.num_lookups if statistics.num_lookups else 0.0,
+        tables=tuple(tables),
+        **total,
+    )
