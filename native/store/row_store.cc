@@ -40,7 +40,8 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
       const size_t t = static_cast<size_t>(work / pieces);
       const Table& table = tables_[t];
       const int64_t sample = work % pieces * kPiece, n = std::min(kPiece, count - sample);
-      const int64_t* offsets = request.offsets + static_cast<int64_t>(t) * request.batch_size + first + sample;
+      const int64_t* offsets =
+          request.offsets + static_cast<int64_t>(t) * request.batch_size + first + sample;
       scratch.rows.clear();
       scratch.offsets.assign(1, 0);
       for (int64_t i = 0; i < n; ++i) {
@@ -50,8 +51,8 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
         for (int64_t k = offsets[i]; k < offsets[i + 1]; ++k) {
           const int64_t id = request.ids[k];
           if (id < 0 || id >= table.num_rows) {
-            throw std::invalid_argument("table " + std::to_string(t) + ": ids[" + std::to_string(k) + "] = " +
-                                        std::to_string(id) + " is out of range for " +
+            throw std::invalid_argument("table " + std::to_string(t) + ": ids[" + std::to_string(k) +
+                                        "] = " + std::to_string(id) + " is out of range for " +
                                         std::to_string(table.num_rows) + " rows");
           }
           scratch.rows.push_back(table.rows + id * table.dim);
