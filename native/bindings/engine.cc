@@ -1,7 +1,84 @@
+#include "engine/engine.h"
+
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings/arrays.h"
 #include "bindings/bindings.h"
 
 namespace screc::bindings {
+namespace {
 
-void bind_engine(nb::module_&) {}
+using namespace nb::literals;
+using LayerArrays = std::vector<std::pair<AnyConstArray, AnyConstArray>>;
+
+std::vector<DenseLayer> as_layers(const char* name, const LayerArrays& arrays) {
+  std::vector<DenseLayer> layers;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    const auto& [weight, bias] = arrays[i];
+    const std::string layer = std::string(name) + "." + std::to_string(i);
+    const float* w = checked<float>(weight, (layer + ".weight").c_str(), 2);
+    const float* b = checked<float>(bias, (layer + ".bias").c_str(), 1);
+    if (bias.shape(0) != weight.shape(0)) {
+      throw nb::value_error(
+          (layer + ".bias: expected shape [" + std::to_string(weight.shape(0)) + "], got " + shape_text(bias))
+              .c_str());
+    }
+    layers.push_back({w, b, static_cast<int64_t>(weight.shape(0)), static_cast<int64_t>(weight.shape(1))});
+  }
+  return layers;
+}
+
+void predict(Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
+             const AnyConstArray& offsets, const AnyArray& out) {
+  const float* dense_data = checked<float>(dense, "dense", 2);
+  const int64_t batch_size = static_cast<int64_t>(dense.shape(0));
+  const LookupRequest request{checked<int64_t>(ids, "ids", 1), static_cast<int64_t>(ids.shape(0)),
+                              checked<int64_t>(offsets, "offsets", 1), batch_size};
+  float* out_data = checked<float>(out, "out", 1);
+  const auto expect = [](const char* name, size_t actual, int64_t expected, const char* what) {
+    if (static_cast<int64_t>(actual) != expected) {
+      throw nb::value_error((std::string(name) + ": expected " + std::to_string(expected) + " " + what +
+                             ", got " + std::to_string(actual))
+                                .c_str());
+    }
+  };
+  expect("dense", dense.shape(1), engine.num_dense(), "columns");
+  expect("offsets", offsets.shape(0), engine.num_tables() * batch_size + 1,
+         "entries (tables * batch size + 1)");
+  expect("out", out.shape(0), batch_size, "entries (the batch size)");
+  nb::gil_scoped_release nogil;
+  engine.predict(dense_data, request, out_data);
+}
+
+}  // namespace
+
+void bind_engine(nb::module_& module) {
+  nb::class_<Engine>(module, "Engine",
+                     "Runs a DLRM (arXiv 1906.00091) over the tables of a RowStore.\n\n"
+                     "bottom and top are lists of (weight float32 [out, in], bias float32 [out]), copied;\n"
+                     "interaction is 'dot' or 'cat'. ValueError names the layer or table that does not fit.")
+      .def(
+          "__init__",
+          [](Engine* self, RowStore& store, int64_t num_dense, int64_t embedding_dim,
+             const LayerArrays& bottom, const LayerArrays& top, const std::string& interaction) {
+            new (self) Engine(store, num_dense, embedding_dim, as_layers("bottom", bottom),
+                              as_layers("top", top), interaction);
+          },
+          "store"_a, "num_dense"_a, "embedding_dim"_a, "bottom"_a, "top"_a, "interaction"_a,
+          nb::keep_alive<1, 2>())
+      .def("predict", &predict, "dense"_a, "ids"_a, "offsets"_a, "out"_a,
+           "Writes the probability of each sample to out float32 [B].\n\n"
+           "dense float32 [B, num_dense], ids int64 [nnz], offsets int64 [T * B + 1], table-major. "
+           "ValueError for\n"
+           "a dense value that is not finite, and for bad offsets and ids. Calls from several threads take "
+           "turns.")
+      .def_prop_ro(
+          "isa", [](const Engine& self) { return std::string(isa_name(self.isa())); },
+          "The instruction set in use.")
+      .def_prop_ro("num_threads", &Engine::num_threads,
+                   "Threads that work on one call, the caller included.");
+}
 
 }  // namespace screc::bindings

@@ -50,34 +50,51 @@ void linear_block(const LinearCall& call, int64_t row, int64_t panel) {
   const int64_t panel_step = kPanel * w.in;
 
   F sum[R][kPanels][kVectors];
+#pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       const F b = V::load(bias + p * kPanel + v * V::kLanes);
+#pragma GCC unroll 12
       for (int r = 0; r < R; ++r) sum[r][p][v] = b;
     }
   }
+  // One pointer serves three rows, at 0, 1 and 2 strides: a pointer for each would not fit the registers. The
+  // empty asm keeps the compiler from making it twelve all the same.
+  constexpr int kPointers = (R + 2) / 3;
+  const float* inputs[kPointers];
+#pragma GCC unroll 4
+  for (int g = 0; g < kPointers; ++g) inputs[g] = x + 3 * g * call.x_stride;
+  const int64_t stride = call.x_stride;
   for (int64_t k = 0; k < w.in; ++k) {
     F column[kPanels][kVectors];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        column[p][v] = V::load(weight + p * panel_step + k * kPanel + v * V::kLanes);
-      }
+      for (int v = 0; v < kVectors; ++v) column[p][v] = V::load(weight + p * panel_step + v * V::kLanes);
     }
+    weight += kPanel;
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-      const F input = V::set1(x[r * call.x_stride + k]);
+      const F input = V::set1(inputs[r / 3][r % 3 * stride]);
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) sum[r][p][v] = V::fma(input, column[p][v], sum[r][p][v]);
       }
     }
+#pragma GCC unroll 4
+    for (int g = 0; g < kPointers; ++g) {
+      ++inputs[g];
+      asm("" : "+r"(inputs[g]));
+    }
   }
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
     float* out = call.out + (row + r) * call.out_stride + panel * kPanel;
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         const F y = call.relu ? V::max(V::zero(), sum[r][p][v]) : sum[r][p][v];
         const int64_t column = p * kPanel + v * V::kLanes;

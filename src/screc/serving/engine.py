@@ -1,0 +1,149 @@
+"""The engine: predictions of a DLRM whose tables live in a row store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from screc import _native
+from screc.data.batch import Batch
+
+_POOLINGS = ("sum", "mean")
+
+
+class Engine:
+    """Runs a DLRM (arXiv 1906.00091) in float32 on this machine's cores.
+
+    Build one with :meth:`open` from an artifact, or with :meth:`from_arrays`. Safe to share between threads:
+    calls take turns, and each uses all of the engine's threads.
+    """
+
+    def __init__(self, model: Mapping[str, Any], dense: Mapping[str, np.ndarray], store: _native.RowStore):
+        """Join a model's dense weights to a native row store.
+
+        Args:
+            model: the model dict of checkpoints and artifacts: ``name`` "dlrm", ``num_dense``,
+                ``embedding_dim``, ``bottom_mlp``, ``top_mlp``, ``interaction``.
+            dense: float32 tensors ``bottom.{i}.weight`` [out, in] and ``bottom.{i}.bias`` [out], and likewise
+                ``top``.
+            store: the tables, in the model's order.
+
+        Raises:
+            ValueError: a tensor is missing or its shape does not fit the model; the message names it.
+        """
+        if model.get("name") != "dlrm":
+            raise ValueError(f"model name {model.get('name')!r} is not served here; use 'dlrm'")
+        self._store = store
+        self._owner: object = store  # what must stay open as long as the engine
+        self._native = _native.Engine(
+            store,
+            model["num_dense"],
+            model["embedding_dim"],
+            _layers("bottom", model["bottom_mlp"], dense),
+            _layers("top", model["top_mlp"], dense),
+            model["interaction"],
+        )
+
+    @classmethod
+    def open(cls, path: str | Path, *, threads: int = 0, io: str = "auto", queue_depth: int = 64) -> Engine:
+        """Open an artifact for serving.
+
+        Args:
+            path: the artifact's directory.
+            threads: threads that share each call, the caller included; 0 means one per available core.
+            io: how SSD bands are read, "auto" or a back end that ``screc.storage.RowStore.open`` accepts.
+            queue_depth: reads in flight at once.
+
+        Raises:
+            ValueError: the artifact is damaged or is not a DLRM.
+        """
+        from screc.storage import Artifact, RowStore
+
+        artifact = Artifact.open(path)
+        store = RowStore.open(artifact, io=io, queue_depth=queue_depth, threads=threads)
+        engine = cls(artifact.model, artifact.dense(), store.native)
+        engine._owner = store
+        return engine
+
+    @classmethod
+    def from_arrays(
+        cls,
+        model: Mapping[str, Any],
+        dense: Mapping[str, np.ndarray],
+        tables: Sequence[np.ndarray],
+        *,
+        poolings: Sequence[str] | None = None,
+        threads: int = 0,
+    ) -> Engine:
+        """An engine over tables in memory, without an artifact.
+
+        Args:
+            model: as in the constructor.
+            dense: as in the constructor.
+            tables: float32 [num_embeddings, embedding_dim] each, C-contiguous; used in place, not copied.
+            poolings: "sum" or "mean" for each table; all "sum" by default.
+            threads: as in :meth:`open`.
+
+        Raises:
+            ValueError: a shape, pooling or tensor does not fit; the message names it.
+        """
+        chosen = ["sum"] * len(tables) if poolings is None else list(poolings)
+        if len(chosen) != len(tables):
+            raise ValueError(f"poolings has {len(chosen)} entries for {len(tables)} tables")
+        store = _native.RowStore(threads=threads)
+        for number, (rows, pooling) in enumerate(zip(tables, chosen, strict=True)):
+            if rows.ndim != 2:
+                raise ValueError(f"tables[{number}]: expected 2 dimensions, got shape {list(rows.shape)}")
+            if pooling not in _POOLINGS:
+                raise ValueError(f"poolings[{number}]: expected 'sum' or 'mean', got {pooling!r}")
+            table = store.add_table(rows.shape[0], rows.shape[1], pooling == "mean")
+            store.add_dram_band(table, rows, None)
+        return cls(model, dense, store)
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Probability of each sample, float32 [B].
+
+        A sample's probability does not depend on the batch it is part of.
+
+        Raises:
+            TypeError: an array of the batch has the wrong dtype.
+            ValueError: a shape, an offset, an id or a dense value is wrong; the message names it.
+        """
+        out = np.empty(batch.dense.shape[0], dtype=np.float32)
+        self._native.predict(batch.dense, batch.ids, batch.offsets, out)
+        return out
+
+    def stats(self) -> _native.StoreStats:
+        """What the row store has done since it was opened: look-ups, where they were served, bytes read."""
+        return self._store.stats()
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return self._native.isa
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that share each call, the caller included."""
+        return self._native.num_threads
+
+
+def _layers(
+    name: str, widths: Sequence[int], dense: Mapping[str, np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The (weight, bias) pairs of one MLP, once their number and widths are the model's."""
+    layers = []
+    for i, width in enumerate(widths):
+        for tensor in (f"{name}.{i}.weight", f"{name}.{i}.bias"):
+            if tensor not in dense:
+                raise ValueError(f"dense tensor {tensor} is missing; {name}_mlp is {list(widths)}")
+        weight, bias = dense[f"{name}.{i}.weight"], dense[f"{name}.{i}.bias"]
+        if weight.shape[:1] != (width,):
+            raise ValueError(
+                f"{name}.{i}.weight has shape {list(weight.shape)}, {name}_mlp says {width} outputs"
+            )
+        layers.append((weight, bias))
+    return layers
