@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,9 +75,10 @@ def _console(as_json: bool) -> Console:
     return Console(stderr=as_json)
 
 
-def _finish(as_json: bool, value: dict[str, Any]) -> None:
+def _finish(as_json: bool, value: Any) -> None:
+    """Print a report (a dict or a dataclass) for programs."""
     if as_json:
-        print(json.dumps(value, indent=1))
+        print(json.dumps(asdict(value) if is_dataclass(value) else value, indent=1, default=str))
 
 
 @contextmanager
@@ -234,7 +236,7 @@ def train(
     console.print(result.message)
     if result.evaluation:
         console.print(f"AUC {result.evaluation.auc:.4f}, log-loss {result.evaluation.log_loss:.4f}")
-    _finish(as_json, result.to_dict())
+    _finish(as_json, result)
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -357,7 +359,7 @@ def pack(
         f"{result.tt_bytes / 1e6:,.2f} MB, indices {result.index_bytes / 1e6:,.2f} MB), "
         f"{result.ssd_bytes / 1e6:,.1f} MB on SSD, {result.seconds:.1f} s"
     )
-    _finish(as_json, result.to_dict())
+    _finish(as_json, result)
 
 
 @app.command()
@@ -376,7 +378,7 @@ def verify(
     console.print(
         f"{artifact}: {'sound' if result.ok else 'damaged'}; {result.pages:,} pages, {result.files} files"
     )
-    _finish(as_json, result.to_dict())
+    _finish(as_json, result)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -422,9 +424,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure an artifact's speed on this host."""
-    from dataclasses import asdict
-
-    from screc.serving import Engine, measure
+    from screc.serving import Engine, counters, measure
 
     console = _console(as_json)
     engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
@@ -439,7 +439,7 @@ def bench(
         )
     _finish(
         as_json,
-        {"isa": engine.isa, "threads": engine.num_threads, "results": results, "store": engine.stats()},
+        {"isa": engine.isa, "threads": engine.num_threads, "results": results, "store": counters(engine)},
     )
 
 

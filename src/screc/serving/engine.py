@@ -19,6 +19,9 @@ class Engine:
 
     Build one with :meth:`open` from an artifact, or with :meth:`from_arrays`. Safe to share between threads:
     calls take turns, and each uses all of the engine's threads.
+
+    Attributes:
+        assets: the artifact's files for reading input (the feature encoder); None without an artifact.
     """
 
     def __init__(self, model: Mapping[str, Any], dense: Mapping[str, np.ndarray], store: _native.RowStore):
@@ -38,6 +41,7 @@ class Engine:
             raise ValueError(f"model name {model.get('name')!r} is not served here; use 'dlrm'")
         self._store = store
         self._owner: object = store  # what must stay open as long as the engine
+        self.assets: Path | None = None
         self._native = _native.Engine(
             store,
             model["num_dense"],
@@ -66,6 +70,7 @@ class Engine:
         store = RowStore.open(artifact, io=io, queue_depth=queue_depth, threads=threads)
         engine = cls(artifact.model, artifact.dense(), store.native)
         engine._owner = store
+        engine.assets = artifact.assets
         return engine
 
     @classmethod

@@ -14,7 +14,7 @@ from screc.statistics.metrics import Metrics, StreamingMetrics
 
 from screc.data import Batch, ClickLog
 
-from .engine import Engine
+from screc.serving.engine import Engine
 
 Report = Callable[[int, int | None], None]
 
@@ -40,8 +40,7 @@ class ScoringReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         rate = self.num_samples / self.predict_seconds if self.predict_seconds else 0.0
-        value = asdict(self) | {"samples_per_s": rate}
-        return value
+        return asdict(self) | {"samples_per_s": rate}
 
 
 def score(
@@ -80,7 +79,7 @@ def score(
         num_samples=done,
         metrics=quality.result() if labelled else None,
         predict_seconds=seconds,
-        store=engine.stats(),
+        store=counters(engine),
         peak_resident_bytes=peak_resident_bytes(),
     )
 
@@ -132,6 +131,12 @@ def measure(engine: Engine, log: ClickLog, *, batch_size: int, seconds: float = 
         samples_per_s=batch_size / median,
         calls=len(times),
     )
+
+
+def counters(engine: Engine) -> dict[str, Any]:
+    """The row store's counters by name, for JSON."""
+    stats = engine.stats()
+    return {name: getattr(stats, name) for name in dir(stats) if not name.startswith("_")}
 
 
 def peak_resident_bytes() -> int:

@@ -10,7 +10,7 @@ from screc.training.loop import (
     TrainingReport,
     train,
 )
-from screc.training.metrics import Metrics, StreamingMetrics, area_under_curve
+from screc.statistics.metrics import Metrics, StreamingMetrics, area_under_curve
 
 __all__ = [
     "DivergedError",

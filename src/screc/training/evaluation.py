@@ -11,7 +11,7 @@ from torch import Tensor
 
 from screc.data.batch import Batch
 from screc.models.dlrm import DLRM
-from screc.training.metrics import Metrics, StreamingMetrics
+from screc.statistics.metrics import Metrics, StreamingMetrics
 
 if TYPE_CHECKING:
     from screc.data.log import ClickLog

@@ -19,7 +19,7 @@ from screc.storage.checkpoint import Checkpoint
 from screc.training.checkpointing import load_optimizers, load_weights, save_model
 from screc.training.evaluation import batch_tensors, check_log, evaluate, label_tensor
 from screc.training.interrupt import Interrupt
-from screc.training.metrics import Metrics
+from screc.statistics.metrics import Metrics
 from screc.training.optimizers import OptimizerName, dense_optimizer, table_optimizer
 from screc.training.shuffle import shuffled_batches
 

@@ -1,0 +1,303 @@
+"""
+SCRec's compiled core: kernels, direct reads, the row store and the engine.
+"""
+
+from collections.abc import Sequence
+import os
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+def isa() -> str:
+    """
+    The instruction set in use: the best this machine has, or the one that SCREC_ISA forces.
+    """
+
+def supported_isas() -> list[str]:
+    """Every instruction set that can run here, slowest first."""
+
+class ThreadPool:
+    """
+    Worker threads that share one loop at a time with the caller.
+
+    num_threads counts the caller; 0 means one per available core.
+    """
+
+    def __init__(self, num_threads: int = 0) -> None: ...
+
+    @property
+    def num_threads(self) -> int:
+        """Threads, the caller included."""
+
+def gather_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:
+    """
+    out[i] = rows[ids[i]].
+
+    rows float32 [N, d], ids int64 [n], out float32 [n, d]. ValueError for an id outside [0, N).
+    """
+
+def pool_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], mean: bool = False, pool: ThreadPool | None = None, isa: str | None = None) -> None:
+    """
+    out[b] = sum (or mean) of rows[ids[offsets[b]:offsets[b + 1]]]; an empty bag gives zeros.
+
+    rows float32 [N, d], ids int64 [n], offsets int64 [B + 1], out float32 [B, d]. ValueError for an
+    id outside [0, N) and for offsets that do not rise from 0 to n.
+    """
+
+def tt_rows(cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False)]], ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:
+    """
+    Rebuilds rows of a tensor-train table (TT-Rec, arXiv 2101.11714, section 3).
+
+    cores: float32 [r_k, p_k, q_k, r_(k+1)] each, ids int64 [n] below the product of all p_k, out
+    float32 [n, product of all q_k]. Cores are repacked at each call; the row store keeps them packed.
+    """
+
+class Linear:
+    """
+    A dense layer, packed once for one instruction set.
+
+    weight float32 [out, in], bias float32 [out]; both are copied.
+    """
+
+    def __init__(self, weight: Annotated[NDArray, dict(device='cpu', writable=False)], bias: Annotated[NDArray, dict(device='cpu', writable=False)], isa: str | None = None) -> None: ...
+
+    def forward(self, x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], relu: bool = False, pool: ThreadPool | None = None) -> None:
+        """
+        out = x @ weight.T + bias, then max(0, out) with relu. x float32 [M, in], out float32 [M, out].
+
+        A row's result does not depend on M.
+        """
+
+    @property
+    def in_features(self) -> int:
+        """Inputs of the layer."""
+
+    @property
+    def out_features(self) -> int:
+        """Outputs of the layer."""
+
+    @property
+    def isa(self) -> str:
+        """The instruction set the weights are packed for."""
+
+def interact(features: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:
+    """
+    Dot products of pairs of features, <f_i, f_j> for i in range(F) for j in range(i).
+
+    features float32 [B, F, d], out float32 [B, F * (F - 1) / 2].
+    """
+
+def sigmoid(x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:
+    """out = 1 / (1 + exp(-x)) within 2e-7. x and out float32 [n]."""
+
+def empty(num_bytes: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
+    """
+    Zeroed, 64-byte-aligned memory as uint8 [num_bytes], on huge pages where the system grants them.
+    """
+
+def crc32c(data: object, seed: int = 0) -> int:
+    """
+    CRC32C (Castagnoli) of a C-contiguous buffer. seed: the checksum of the bytes before it.
+    """
+
+def crc32c_file(path: str | os.PathLike) -> int:
+    """CRC32C (Castagnoli) of a whole file. Raises OSError."""
+
+def read_into(path: str | os.PathLike, offset: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
+    """
+    Fills out (uint8 [n]) with the file's bytes from offset. Raises OSError when the file ends before.
+    """
+
+class PageReader:
+    """
+    Reads 4 KiB pages of one file past the page cache, many at a time.
+
+    io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'.
+    queue_depth: reads in flight; each holds a 4 KiB buffer.
+
+    Raises OSError when the file is missing or not of whole pages, or io_uring is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike, io: str = 'auto', queue_depth: int = 64) -> None: ...
+
+    @property
+    def backend(self) -> str:
+        """'io_uring' or 'pread'."""
+
+    @property
+    def queue_depth(self) -> int:
+        """Reads in flight at most."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of 4096 bytes in the file."""
+
+    @property
+    def direct(self) -> bool:
+        """
+        False when the file system refused O_DIRECT: reads go through the page cache.
+        """
+
+    def read(self, pages: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Reads pages (int64 [n]) into out (uint8 [n, 4096]). Raises OSError naming file and page.
+        """
+
+class StoreStats:
+    """
+    Counts since the store was made. dram_rows + tt_rows + ssd_rows == lookups; calls that raised are not counted.
+    """
+
+    @property
+    def lookups(self) -> int:
+        """Ids looked up."""
+
+    @property
+    def dram_rows(self) -> int:
+        """Look-ups that ended in a band of rows in DRAM."""
+
+    @property
+    def tt_rows(self) -> int:
+        """Look-ups that ended in a tensor-train band."""
+
+    @property
+    def ssd_rows(self) -> int:
+        """Look-ups that ended in a band on SSD."""
+
+    @property
+    def page_requests(self) -> int:
+        """
+        4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.
+        """
+
+    @property
+    def pages_read(self) -> int:
+        """4 KiB pages read."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from SSD."""
+
+    @property
+    def dram_bytes(self) -> int:
+        """Bytes of rows, cores and indices in DRAM."""
+
+    @property
+    def io_backend(self) -> str:
+        """'io_uring' or 'pread'; 'none' without SSD bands."""
+
+    @property
+    def direct_io(self) -> bool:
+        """
+        False when the file system of some band refused O_DIRECT: reads go through the page cache.
+        """
+
+    @property
+    def queue_depth(self) -> int:
+        """Page reads in flight at most."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that look-ups share, the caller included."""
+
+class RowStore:
+    """
+    Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.
+
+    io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. queue_depth: page
+    reads in flight. threads: 0 means one per core. An index is None (the last band, addressed by id),
+    ('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. Arrays
+    are kept alive, not copied; they must not change. Calls from several threads take turns.
+    """
+
+    def __init__(self, io: str = 'auto', queue_depth: int = 64, threads: int = 0) -> None: ...
+
+    def add_table(self, num_embeddings: int, embedding_dim: int, mean: bool = False) -> int:
+        """
+        Adds a table and returns its number. mean: bags are averaged, not summed.
+        """
+
+    def add_dram_band(self, table: int, rows: Annotated[NDArray, dict(device='cpu', writable=False)], index: object | None = None) -> None:
+        """Adds rows, float32 [slots, dim], as the next band."""
+
+    def add_tt_band(self, table: int, cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False)]], index: object | None = None) -> None:
+        """
+        Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are copied.
+        """
+
+    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None) -> None:
+        """
+        Adds a file of pages as the next band; its pages must carry this table and band number.
+
+        Raises OSError when the file is missing, has the wrong size, or its first or last page is damaged.
+        """
+
+    def gather(self, table: int, ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the table and
+        OSError naming file and page for a damaged page; out is then undefined.
+        """
+
+    def lookup(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out
+        (float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.
+        """
+
+    def stats(self) -> StoreStats:
+        """A StoreStats of this moment."""
+
+    @property
+    def num_tables(self) -> int:
+        """Tables."""
+
+    @property
+    def total_dim(self) -> int:
+        """Sum of the tables' embedding dimensions."""
+
+def fill_pages(rows: Annotated[NDArray, dict(device='cpu', writable=False)], table: int, band: int, first_page: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
+    """
+    Packs rows (uint8 [n, row_bytes]) into out (uint8 [p, 4096]), pages numbered from first_page.
+
+    To write a band in pieces, all but the last must have a multiple of the rows that fit a page.
+    """
+
+def check_pages(pages: Annotated[NDArray, dict(device='cpu', writable=False)], table: int, band: int, first_page: int) -> int:
+    """
+    Index of the first page of pages (uint8 [p, 4096]) that is damaged or not page first_page + index of
+    that table and band; -1 when all are good.
+    """
+
+def build_hash_index(ids: Annotated[NDArray, dict(device='cpu', writable=False)], slots: Annotated[NDArray, dict(device='cpu', writable=False)], keys_out: Annotated[NDArray, dict(device='cpu')], slots_out: Annotated[NDArray, dict(device='cpu')]) -> None:
+    """
+    Fills the hash index (docs/format.md) of ids (int64 [n], unique) and their slots (uint32 [n]) into
+    keys_out (int64 [c], c > n) and slots_out (uint32 [c]).
+    """
+
+class Engine:
+    """
+    Runs a DLRM (arXiv 1906.00091) over the tables of a RowStore.
+
+    bottom and top are lists of (weight float32 [out, in], bias float32 [out]), copied;
+    interaction is 'dot' or 'cat'. ValueError names the layer or table that does not fit.
+    """
+
+    def __init__(self, store: RowStore, num_dense: int, embedding_dim: int, bottom: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]]], top: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]]], interaction: str) -> None: ...
+
+    def predict(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Writes the probability of each sample to out float32 [B].
+
+        dense float32 [B, num_dense], ids int64 [nnz], offsets int64 [T * B + 1], table-major. ValueError for
+        a dense value that is not finite, and for bad offsets and ids. Calls from several threads take turns.
+        """
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that work on one call, the caller included."""
