@@ -171,6 +171,8 @@ CRITEO_FAULTS = [
     (_spoil(2, "inf"), "column 'I2': expected a number, got 'inf'"),
     (_spoil(2, "1e999"), "column 'I2': expected a finite number"),
     (_spoil(20, "a\rb"), "carriage return"),
+    (lambda row: [""] * 40, "column 'label': expected 0 or 1, got ''"),
+    (lambda row: [" "], "expected 40 columns, got 1"),
 ]
 
 
@@ -210,14 +212,16 @@ def test_malformed_hours_are_named(tmp_path, hour, shown) -> None:
 
 def test_many_bad_lines_are_counted(tmp_path) -> None:
     rows = [criteo_line(i) if i % 3 else ["bad"] for i in range(200)]
+    rows[100][3] = "x"
+    rows[101] = ["bad"]
     _write(tmp_path / "a.tsv", rows, "\t")
     encoder = fit_encoder(f"criteo:{tmp_path}/a.tsv", on_error="skip")
     log = open_log(f"criteo:{tmp_path}/a.tsv", encoder, on_error="skip")
     for _ in range(2):
-        assert sum(b.batch_size for b in log.batches(64)) == 133
-        assert log.skipped == 67
+        assert sum(b.batch_size for b in log.batches(64)) == 131
+        assert log.skipped == 69
     rest = list(log.batches(1000, skip=100))
-    assert rest[0].batch_size == 33
+    assert rest[0].batch_size == 31
 
 
 def test_blank_lines_and_empty_files(tmp_path) -> None:

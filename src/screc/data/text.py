@@ -155,14 +155,20 @@ class TextReader:
         self, block: bytes, layout: _Columns, path: Path, line: int
     ) -> Iterator[pa.RecordBatch]:
         """The good lines of a block, in order; ``line`` is the number of its first line."""
-        if not block.strip():
+        if not block.strip(b"\r\n"):
             return
         try:
             yield self._parse(block, layout)
             return
         except (pa.ArrowInvalid, MalformedValue) as error:
             problem = error
-        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        lines = _count_lines(block)
+        if lines > 1 and self._on_error == "skip":
+            # The commonest fault goes first and at once; halving is slow where every other line is bad.
+            good = self._of_full_width(block, layout)
+            if len(good) < len(block):
+                yield from self._parse_or_halve(good, layout, path, line)
+                return
         if lines > 1:
             middle = _nth_line_start(block, lines // 2)
             yield from self._parse_or_halve(block[:middle], layout, path, line)
@@ -201,8 +207,9 @@ class TextReader:
                 column_types=types, include_columns=include, null_values=[""], strings_can_be_null=True
             ),
         )
-        if table.num_rows != block.count(b"\n") + (not block.endswith(b"\n")):
-            raise MalformedValue("the line holds a carriage return or is blank; write one sample per line")
+        lines = _count_lines(block)
+        if table.num_rows != lines and table.num_rows != lines - _count_blank_lines(block):
+            raise MalformedValue("a carriage return within the line")
         columns = {name: table.column(name).combine_chunks() for name in include}
         columns = {n: c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for n, c in columns.items()}
         if schema.label in columns:
@@ -213,6 +220,14 @@ class TextReader:
             self._format.derive(columns)
         names = [name for name in schema.columns if name in columns]
         return pa.RecordBatch.from_arrays([columns[name] for name in names], names=names)
+
+    def _of_full_width(self, block: bytes, layout: _Columns) -> bytes:
+        """The block without lines of too many or too few columns, which are counted as skipped."""
+        delimiter, width = self._format.delimiter.encode(), len(layout.names) - 1
+        lines = block.split(b"\n")
+        good = [line for line in lines if line.count(delimiter) == width or not line.strip(b"\r\n")]
+        self.skipped += len(lines) - len(good)
+        return b"\n".join(good)
 
     def _diagnose(self, line: bytes, layout: _Columns) -> str | None:
         """What is wrong with one line, in words; None where only the parser knows."""
@@ -270,6 +285,14 @@ def _open(path: Path) -> BinaryIO:
     with open(path, "rb") as stream:
         magic = stream.read(2)
     return gzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb")  # type: ignore[return-value]
+
+
+def _count_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
+def _count_blank_lines(block: bytes) -> int:
+    return sum(not line.strip(b"\r\n") for line in block.removesuffix(b"\n").split(b"\n"))
 
 
 def _nth_line_start(block: bytes, line: int) -> int:
