@@ -89,7 +89,7 @@ def random_ranks(layouts: Sequence[TableLayout], seed: int = 1) -> Ranks:
 def sample_layouts() -> list[TableLayout]:
     """Bands of every kind: hash and bitmap indices, SSD and TT last, long rows, one band, one row."""
     return [
-        layout("three", 3000, 8, (40, "dram"), (900, "tt"), (3000, "ssd")),
+        layout("three", 3000, 8, (10, "dram"), (900, "tt"), (3000, "ssd")),
         layout("bitmap", 1000, 4, (300, "dram"), (1000, "ssd")),
         layout("tt-last", 700, 6, (20, "dram"), (700, "tt")),
         layout("long", 12, 1500, (2, "ssd"), (12, "ssd")),

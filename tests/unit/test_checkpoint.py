@@ -125,7 +125,7 @@ def test_names_are_unique_and_values_are_json(tmp_path):
         write(tmp_path / "c", tables=[StoredTable(BANDED, "sum")] * 2)
     with pytest.raises(ValueError, match=r"model.json: .*only finite numbers"):
         write(tmp_path / "c", training={"loss": float("nan")})
-    with pytest.raises(ValueError, match="pooling"):
+    with pytest.raises(ValueError, match="should be 'sum' or 'mean'"):
         StoredTable(BANDED, "max")
 
 
