@@ -39,10 +39,14 @@ def parse_bytes(text: str | int, *, whole: int | None = None) -> int:
     number, unit = match.groups()
     if unit == "%":
         if whole is None:
-            raise ValueError(f"budget {text!r}: a percentage needs tables to refer to; give bytes, like 500MB")
+            raise ValueError(
+                f"budget {text!r}: a percentage needs tables to refer to; give bytes, like 500MB"
+            )
         return math.floor(float(number) / 100 * whole)
     if unit.lower() not in _UNITS:
-        raise ValueError(f"budget {text!r}: unknown unit {unit!r}; use B, KB, MB, GB, TB, KiB, MiB, GiB, TiB or %")
+        raise ValueError(
+            f"budget {text!r}: unknown unit {unit!r}; use B, KB, MB, GB, TB, KiB, MiB, GiB, TiB or %"
+        )
     scale = _UNITS[unit.lower()]
     return int(number) * scale if number.isdigit() else math.floor(float(number) * scale)
 

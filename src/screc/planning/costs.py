@@ -101,7 +101,8 @@ class TableCosts:
             dram_seconds=self._dram_seconds(hot),
             tt_seconds=np.where(has_tt, self.lookups * (share_stop - share_hot) * tt_ns * 1e-9, 0.0),
             ssd_seconds=ssd_seconds,
-            index_seconds=self._probe_seconds(np.zeros_like(hot), hot_index) + self._probe_seconds(hot, tt_index),
+            index_seconds=self._probe_seconds(np.zeros_like(hot), hot_index)
+            + self._probe_seconds(hot, tt_index),
             pages=pages,
             dram_bytes=4 * self.embedding_dim * hot + tt_bytes + hot_index + tt_index,
             index_bytes=hot_index + tt_index,
@@ -146,7 +147,9 @@ class TableCosts:
     def _dram_seconds(self, hot: np.ndarray) -> np.ndarray:
         cached = self._share(np.minimum(hot, self._cached_rows))
         missed = self._share(hot) - cached
-        return self.lookups * 1e-9 * (cached * self._row_ns(cached=True) + missed * self._row_ns(cached=False))
+        return (
+            self.lookups * 1e-9 * (cached * self._row_ns(cached=True) + missed * self._row_ns(cached=False))
+        )
 
     def _probe_seconds(self, start: np.ndarray, size: np.ndarray) -> np.ndarray:
         """Seconds to ask an index of ``size`` bytes (0 = none) for every look-up of a rank >= start."""

@@ -229,7 +229,9 @@ class _Stacked:
         highs.setOptionValue("mip_abs_gap", 0.0)
         begun = time.monotonic()
         for _ in range(_MOST_REPAIRS):
-            highs.setOptionValue("time_limit", highs.getRunTime() + max(0.1, seconds - time.monotonic() + begun))
+            highs.setOptionValue(
+                "time_limit", highs.getRunTime() + max(0.1, seconds - time.monotonic() + begun)
+            )
             if start is not None:
                 given = highspy.HighsSolution()
                 given.col_value = np.isin(kept, start).astype(np.float64).tolist()

@@ -102,7 +102,9 @@ class _Probe:
         self._read_seconds = seconds * _SSD_SHARE / len(_QUEUE_DEPTHS)
         self._seconds = seconds * (1 - _SSD_SHARE if ssd else 1) / others
 
-    def _measure(self, what: str, run: Callable[[], object], seconds: float | None = None) -> tuple[float, float]:
+    def _measure(
+        self, what: str, run: Callable[[], object], seconds: float | None = None
+    ) -> tuple[float, float]:
         """Median seconds of a call and interquartile range / median."""
         if self._progress is not None:
             self._progress(what, self._done, self._steps)
@@ -134,7 +136,9 @@ class _Probe:
                 sets = iter(_endless_ids(self._random, len(rows), count))
                 median, spread = self._measure(
                     f"rows of {row_bytes} bytes from {place}",
-                    lambda rows=rows, sets=sets, out=out: _native.gather_rows(rows, next(sets), out, self.pool),
+                    lambda rows=rows, sets=sets, out=out: _native.gather_rows(
+                        rows, next(sets), out, self.pool
+                    ),
                 )
                 medians.append(1e9 * median / count)
             gather.append(

@@ -66,7 +66,9 @@ class TableStatistics:
         if self.ids.size and (self.ids.min() < 0 or self.ids.max() >= self.num_embeddings):
             raise ValueError(f"{where}: ids must lie in [0, {self.num_embeddings})")
         if self.counts.size and (self.counts[-1] < 1 or (np.diff(self.counts) > 0).any()):
-            raise ValueError(f"{where}: counts must be positive and descending; use from_counts to order them")
+            raise ValueError(
+                f"{where}: counts must be positive and descending; use from_counts to order them"
+            )
         if int(self.counts.sum()) != self.num_lookups:
             raise ValueError(
                 f"{where}: counts sum to {int(self.counts.sum())}, num_lookups says {self.num_lookups}"
@@ -101,7 +103,9 @@ class TableStatistics:
             order = np.argsort(ids, kind="stable")
             ids, counts = ids[order], counts[order]
             if (np.diff(ids) == 0).any():
-                raise ValueError(f"table {name}: ids hold row {ids[:-1][np.diff(ids) == 0][0]} more than once")
+                raise ValueError(
+                    f"table {name}: ids hold row {ids[:-1][np.diff(ids) == 0][0]} more than once"
+                )
         order = np.argsort(-counts, kind="stable")
         total = int(counts.sum())
         return cls(
@@ -325,9 +329,7 @@ class AccessStatistics:
             described = json.loads(metadata["tables"])
             statistics = cls(
                 tuple(
-                    TableStatistics(
-                        **entry, ids=file[f"{number}.ids"], counts=file[f"{number}.counts"]
-                    )
+                    TableStatistics(**entry, ids=file[f"{number}.ids"], counts=file[f"{number}.counts"])
                     for number, entry in enumerate(described)
                 )
             )
@@ -341,5 +343,3 @@ class AccessStatistics:
 def _describe(tables: Sequence[TableStatistics]) -> list[dict[str, str | int]]:
     fields = ("name", "num_embeddings", "num_samples", "num_lookups", "num_nonempty")
     return [{field: getattr(table, field) for field in fields} for table in tables]
-
-

@@ -67,6 +67,8 @@ def plot_statistics(statistics: AccessStatistics, path: str | Path) -> None:
     )
     axes.grid(alpha=0.25)
     if counted:
-        axes.legend(title="largest tables (dot: end of the seen rows)", fontsize=8, title_fontsize=8, handlelength=4)
+        axes.legend(
+            title="largest tables (dot: end of the seen rows)", fontsize=8, title_fontsize=8, handlelength=4
+        )
     figure.colorbar(colours, ax=axes, label="rows of the table")
     figure.savefig(path, dpi=150)
