@@ -87,7 +87,7 @@ def run(config: RunConfig, out: Path, console: Console) -> dict[str, Any]:
     counted.save(out / "statistics")
     plot_statistics(counted, out / "access.svg")
     with _progress(console, "probing") as report:
-        system = probe(out, seconds=5, progress=report)
+        system = probe(out, seconds=5, progress=lambda _, *step: report(*step))
     system.save(out / "system.json")
     plan = make_plan(
         counted,

@@ -132,7 +132,7 @@ def probe(
 
     console = _console(as_json)
     with _progress(console, "probing") as report:
-        system = measure(directory, seconds=seconds, threads=threads, progress=report)
+        system = measure(directory, seconds=seconds, threads=threads, progress=lambda _, *step: report(*step))
     system.save(out)
     system_summary(system, console)
     console.print(f"written: {out}")
@@ -304,7 +304,7 @@ def plan(
         host = SystemSpec.load(system)
     else:
         with _progress(console, "probing") as report:
-            host = measure(out.resolve().parent, progress=report)
+            host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
     whole = sum(table.num_embeddings for table in counted.tables) * width * 4
     with console.status("planning"):
         made = make_plan(

@@ -1,7 +1,7 @@
 """Planning: a measured host, access statistics and a budget in; the memory of every row out."""
 
 from screc.planning.budget import format_bytes, parse_bytes
-from screc.planning.explain import plan_summary, plot_plan
+from screc.planning.explain import plan_summary, plot_plan, system_summary
 from screc.planning.mip import SolverError
 from screc.planning.plan import Plan, PlanError, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
@@ -22,4 +22,5 @@ __all__ = [
     "plot_plan",
     "probe",
     "reference_system",
+    "system_summary",
 ]

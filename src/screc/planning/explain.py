@@ -1,4 +1,4 @@
-"""A plan for people: a table on the terminal and a picture of where every table's rows went."""
+"""Plans and system specs for people: tables on the terminal, a picture of where every table's rows went."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from screc.planning.budget import format_bytes
 from screc.planning.plan import Plan
+from screc.planning.system import SystemSpec
 from screc.storage.layout import Band
 
 if TYPE_CHECKING:
@@ -22,6 +23,27 @@ def _place(band: Band) -> int:
     if band.memory == "ssd":
         return 2
     return 1 if band.tt is not None else 0
+
+
+def system_summary(system: SystemSpec, console: Console) -> None:
+    """Print the measured rates of a host, each with its spread."""
+    from rich.table import Table
+
+    view = Table(title=f"{system.cores} cores, {system.isa}", title_justify="left", title_style="bold")
+    for heading in ("what", "at", "rate", "spread"):
+        view.add_column(heading, justify="left" if heading == "what" else "right")
+    for row in system.dram.gather:
+        rate = f"{1e3 / row.random_ns:,.1f} M rows/s"
+        view.add_row("row gather, DRAM", f"{row.row_bytes} B", rate, f"{row.spread:.0%}")
+    for tt in system.tt:
+        at = f"TT rank {tt.tt_rank}, dim {tt.embedding_dim}"
+        view.add_row("TT rebuild", at, f"{1e3 / tt.ns_per_row:,.1f} M rows/s", f"{tt.spread:.0%}")
+    for gemm in system.gemm:
+        view.add_row("dense layer", f"B = {gemm.samples}", f"{gemm.gflops:,.0f} GFLOP/s", f"{gemm.spread:.0%}")
+    for read in system.ssd.reads if system.ssd else ():
+        rate = f"{read.pages_per_second:,.0f} pages/s"
+        view.add_row(f"SSD, {system.ssd.backend}", f"depth {read.queue_depth}", rate, f"{read.spread:.0%}")
+    console.print(view)
 
 
 def plan_summary(plan: Plan, console: Console) -> None:

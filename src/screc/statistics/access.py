@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from screc.statistics.counting import make_counter
 from screc.statistics.curve import AccessCurve
-from screc.storage import DamagedFileError, TensorFile, replace_file, write_arrays
+from screc.storage import DamagedFileError, TableLayout, TensorFile, replace_file, write_arrays
 
 if TYPE_CHECKING:
     from screc.data.log import ClickLog
@@ -286,6 +286,41 @@ class AccessStatistics:
             digest.update(np.ascontiguousarray(table.ids).data)
             digest.update(np.ascontiguousarray(table.counts).data)
         return digest.hexdigest()
+
+    def band_ids(self, layouts: Sequence[TableLayout]) -> dict[int, list[np.ndarray]]:
+        """The ids of every band but the last, table by table: what training with a plan needs.
+
+        Raises:
+            ValueError: the layouts are of other tables.
+        """
+        ours = [(table.name, table.num_embeddings) for table in self.tables]
+        theirs = [(layout.table, layout.num_embeddings) for layout in layouts]
+        if ours != theirs:
+            raise ValueError(
+                f"the statistics are of tables {ours}, the layouts of {theirs}; use statistics of the same log"
+            )
+        return {
+            number: [table.ids_in_ranks(band.start, band.stop) for band in layout.bands[:-1]]
+            for number, (table, layout) in enumerate(zip(self.tables, layouts, strict=True))
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A summary for programs: what each table holds, without ids and counts."""
+        return {
+            "num_samples": self.num_samples,
+            "num_lookups": self.num_lookups,
+            "tables": [
+                {
+                    "name": table.name,
+                    "num_embeddings": table.num_embeddings,
+                    "num_lookups": table.num_lookups,
+                    "num_seen": table.num_seen,
+                    "mean_pooling": table.mean_pooling,
+                    "coverage": table.coverage,
+                }
+                for table in self.tables
+            ],
+        }
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file (``{t}.ids`` and ``{t}.counts``, the rest as metadata), atomically."""
