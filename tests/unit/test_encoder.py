@@ -184,6 +184,8 @@ def test_fit_messages(folder) -> None:
         fit_encoder(source, kind="embedding")
     with pytest.raises(ValueError, match="min_count: must be at least 1"):
         fit_encoder(source, min_count=0)
+    with pytest.raises(ValueError, match="limit: must be at least 1"):
+        fit_encoder(source, limit=0)
     with pytest.raises(ValueError, match="hashing column 'city' needs a number of rows"):
         fit_encoder(source, kind="hash")
     with pytest.raises(ValueError, match="rows: no categorical column 'town'"):
