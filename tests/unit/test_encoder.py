@@ -80,7 +80,7 @@ def test_unseen_values_are_unknown(folder) -> None:
     assert batch.table_offsets(1).tolist() == [0, 2, 2]
     assert batch.labels is None
     assert encoder.encode_records([]).batch_size == 0
-    with pytest.raises(ValueError, match="column 'city': .*; give one type of value per column"):
+    with pytest.raises(ValueError, match=r"column 'city': .*; give one type of value per column"):
         encoder.encode_records([{"city": 1}, {"city": "rome"}])
     assert batch.dense[0].tolist() == [np.float32(np.log(4)), 0]
 
