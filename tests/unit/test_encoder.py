@@ -79,6 +79,9 @@ def test_unseen_values_are_unknown(folder) -> None:
     assert batch.table_ids(1).tolist() == [1, 0]
     assert batch.table_offsets(1).tolist() == [0, 2, 2]
     assert batch.labels is None
+    assert encoder.encode_records([]).batch_size == 0
+    with pytest.raises(ValueError, match=r"column 'city': .*; give one type of value per column"):
+        encoder.encode_records([{"city": 1}, {"city": "rome"}])
     assert batch.dense[0].tolist() == [np.float32(np.log(4)), 0]
 
 
@@ -184,6 +187,8 @@ def test_fit_messages(folder) -> None:
         fit_encoder(source, kind="embedding")
     with pytest.raises(ValueError, match="min_count: must be at least 1"):
         fit_encoder(source, min_count=0)
+    with pytest.raises(ValueError, match="limit: must be at least 1"):
+        fit_encoder(source, limit=0)
     with pytest.raises(ValueError, match="hashing column 'city' needs a number of rows"):
         fit_encoder(source, kind="hash")
     with pytest.raises(ValueError, match="rows: no categorical column 'town'"):

@@ -102,6 +102,15 @@ def test_missing_columns_files_and_schemas(tmp_path) -> None:
         open_reader(f"parquet:{tmp_path}", schema=SCHEMA)
 
 
+def test_damaged_pages_are_named(tmp_path) -> None:
+    pq.write_table(_table(5000), tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:400] = b"\xff" * 396
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.parquet: damaged Parquet file"):
+        list(open_reader(f"parquet:{tmp_path}", schema=SCHEMA).chunks())
+
+
 def test_bad_rows_are_skipped_and_counted(tmp_path) -> None:
     labels = [0, 3, 1, None, 1]
     x = [0.0, 1.0, float("inf"), 3.0, float("nan")]

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from screc.data import AVAZU, CRITEO, CategoricalColumn, DenseColumn, Schema, fit_encoder, open_log
 from screc.data import text as text_module
@@ -270,6 +272,33 @@ def test_bytes_that_are_not_utf8(tmp_path) -> None:
     (tmp_path / "a.tsv").write_bytes(row.replace(b"00000000", b"\xff\xfe\xff\xfe") + b"\n" + row + b"\n")
     encoder = fit_encoder(f"criteo:{tmp_path}/a.tsv")
     assert sum(b.batch_size for b in open_log(f"criteo:{tmp_path}/a.tsv", encoder).batches(5)) == 2
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
+    kind=st.sampled_from(["criteo", "avazu"]),
+)
+def test_any_damage_is_skipped_or_named(tmp_path, changes, kind) -> None:
+    """Every line is either read or counted, whatever bytes are changed."""
+    if kind == "criteo":
+        _write(tmp_path / "a", [criteo_line(i) for i in range(12)], "\t")
+    else:
+        _write(tmp_path / "a", [avazu_line(i) for i in range(12)], ",")
+    content = bytearray((tmp_path / "a").read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    (tmp_path / "a").write_bytes(content)
+    reader = open_reader(f"{kind}:{tmp_path}/a", on_error="skip")
+    rows = sum(chunk.num_rows for chunk in reader.chunks())
+    lines = sum(bool(line.strip(b"\r")) for line in bytes(content).split(b"\n"))
+    assert rows + reader.skipped == lines
+    strict = open_reader(f"{kind}:{tmp_path}/a")
+    if reader.skipped:
+        with pytest.raises(ValueError, match=r"/a, line \d+: "):
+            list(strict.chunks())
+    else:
+        assert sum(chunk.num_rows for chunk in strict.chunks()) == rows
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch) -> None:

@@ -234,6 +234,8 @@ def fit_encoder(
         raise ValueError(f"kind: expected 'vocabulary' or 'hash', got {kind!r}")
     if min_count < 1:
         raise ValueError(f"min_count: must be at least 1, got {min_count}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: must be at least 1 or None, got {limit}")
     reader = open_reader(source, schema=schema, on_error=on_error)
     schema = reader.schema
     sizes = {column.name: _rows_of(column, rows) for column in schema.categorical}

@@ -62,7 +62,7 @@ class ParquetReader:
                     groups.pop(0)
                 if not groups:
                     continue
-                for chunk in file.iter_batches(_CHUNK_ROWS, row_groups=groups, columns=names):
+                for chunk in _decoded(file.iter_batches(_CHUNK_ROWS, row_groups=groups, columns=names), path):
                     row += chunk.num_rows
                     chunk = self._checked(chunk.select(names), path, row - chunk.num_rows)
                     if skip >= chunk.num_rows:
@@ -114,6 +114,13 @@ def _open(path: Path) -> pq.ParquetFile:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _decoded(chunks: Iterator[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from chunks
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged Parquet file ({error}); write it again") from error
 
 
 def _check_types(path: Path, found: pa.Schema, schema: Schema) -> None:
