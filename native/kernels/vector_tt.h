@@ -173,7 +173,7 @@ void tt_rows_with(const TtCores& cores, const int64_t* slots, int64_t n, float* 
     int64_t rest = slots[i];
     for (int k = 0; k <= last; ++k) {
       const TtCores::Level& level = cores.level(k);
-      const int64_t digit = rest / level.digit_unit;
+      const int64_t digit = TtCores::quotient(level, rest);
       rest -= digit * level.digit_unit;
       if (digit != chosen[k] && k < from) from = k;
       chosen[k] = digit;
