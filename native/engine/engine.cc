@@ -9,9 +9,10 @@
 namespace screc {
 namespace {
 
-// Below this many samples the weights, which every thread must read, cost more than the samples: one thread
-// is faster than waking others.
-constexpr int64_t kAlone = 12;
+// Less work than this is done on one thread: waking another took 50-150 us on a two-core virtual machine,
+// about the time in which a core does 10 Mflop, and below a dozen samples each thread would read all weights
+// for little.
+constexpr int64_t kAloneFlops = int64_t{30} << 20;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -88,12 +89,18 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
   top_ = pack_layers(top, kernels_);
 
   int64_t widest = 0;
+  flops_per_sample_ = 2 * top_in * embedding_dim;
   for (const auto* layers : {&bottom_, &top_}) {
-    for (const PackedLinear& layer : *layers) widest = std::max(widest, layer.out_features());
+    for (const PackedLinear& layer : *layers) {
+      widest = std::max(widest, layer.out_features());
+      flops_per_sample_ += 2 * layer.in_features() * layer.out_features();
+    }
   }
   layer_stride_ = padded_stride(widest);
   top_stride_ = padded_stride(top_in);
-  features_ = AlignedBuffer(static_cast<size_t>(kSegment * feature_stride_) * sizeof(float));
+  const int64_t sample_bytes = std::max<int64_t>(1, feature_stride_) * static_cast<int64_t>(sizeof(float));
+  segment_ = std::clamp(kSegmentBytes / sample_bytes / kBlock * kBlock, kBlock, kMaxSegment);
+  features_ = AlignedBuffer(static_cast<size_t>(segment_ * feature_stride_) * sizeof(float));
   for (int thread = 0; thread < num_threads(); ++thread) {
     workspace_.emplace_back(static_cast<size_t>(kBlock * (2 * layer_stride_ + top_stride_)) * sizeof(float));
   }
@@ -120,17 +127,22 @@ void Engine::check_dense(const float* dense, int64_t batch_size) const {
 void Engine::predict(const float* dense, const LookupRequest& request, float* out) {
   std::lock_guard<std::mutex> turn(mutex_);
   check_dense(dense, request.batch_size);
-  for (int64_t first = 0; first < request.batch_size; first += kSegment) {
-    const int64_t count = std::min(kSegment, request.batch_size - first);
+  for (int64_t first = 0; first < request.batch_size; first += segment_) {
+    const int64_t count = std::min(segment_, request.batch_size - first);
     float* features = features_.as<float>();
     store_.lookup(request, first, count, features + own_features_, feature_stride_);
-    const auto block = [&](int64_t begin, int64_t end, int thread) {
+    // As many blocks as fill the threads evenly, at whole multiples of the rows that the dense kernels take.
+    const int64_t threads = num_threads();
+    const bool alone = count <= kBlock && count * flops_per_sample_ <= kAloneFlops;
+    const int64_t blocks = alone ? 1 : round_up((count + kBlock - 1) / kBlock, threads);
+    const int64_t unit = count / blocks >= 4 * kRowUnit ? kRowUnit : 1;
+    const auto start = [&](int64_t block) { return std::min(count, round_up(count * block / blocks, unit)); };
+    const auto body = [&](int64_t block, int64_t, int thread) {
+      const int64_t begin = start(block), end = start(block + 1);
       dense_part(dense + (first + begin) * num_dense_, features + begin * feature_stride_, end - begin,
                  out + first + begin, thread);
     };
-    const int64_t share = round_up((count + num_threads() - 1) / num_threads(), 12);
-    const int64_t grain = count <= kAlone ? count : std::min(kBlock, share);
-    store_.threads().parallel_for(count, grain, std::ref(block));
+    store_.threads().parallel_for(blocks, 1, std::ref(body));
   }
 }
 

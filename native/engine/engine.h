@@ -23,7 +23,7 @@ struct DenseLayer {
 // DLRM (arXiv 1906.00091): bottom MLP, interaction of its output with the pooled rows of every table, top
 // MLP, sigmoid. Hidden layers and the last bottom layer are followed by ReLU.
 //
-// The batch is processed in segments of kSegment samples, so memory does not grow with it. In a segment, the
+// The batch is processed in segments, so memory does not grow with it. In a segment, the
 // store writes pooled rows straight behind the place of the bottom MLP's output, one row of features per
 // sample; blocks of samples small enough for their activations to stay in the second-level cache then go
 // through all layers on one thread each. A prediction does not depend on the batch it is part of.
@@ -47,9 +47,13 @@ class Engine {
  private:
   enum class Interaction { kDot, kCat };
 
-  static constexpr int64_t kSegment = 1024;
-  // Samples per block: a multiple of the rows that the dense kernels take at once (12 and 6).
-  static constexpr int64_t kBlock = 96;
+  // Rows that the dense kernels take at once (12 and 6).
+  static constexpr int64_t kRowUnit = 12;
+  // Most samples of a block: 512-wide activations take 200 KB.
+  static constexpr int64_t kBlock = 8 * kRowUnit;
+  // Most samples of a segment, and most bytes of their features (at least one block's are held).
+  static constexpr int64_t kMaxSegment = 24 * kBlock;
+  static constexpr int64_t kSegmentBytes = int64_t{16} << 20;
 
   void check_dense(const float* dense, int64_t batch_size) const;
   void dense_part(const float* dense, float* features, int64_t count, float* out, int thread);
@@ -65,9 +69,11 @@ class Engine {
 
   int64_t own_features_;    // floats of the bottom MLP's output in a row of features: embedding_dim or 0
   int64_t feature_stride_;  // floats from one sample's features to the next
+  int64_t segment_;         // samples
   int64_t top_stride_, layer_stride_;
+  int64_t flops_per_sample_;
   std::mutex mutex_;
-  AlignedBuffer features_;  // [kSegment, feature_stride]
+  AlignedBuffer features_;  // [segment, feature_stride]
   std::vector<AlignedBuffer>
       workspace_;  // per thread: two layers' outputs and the top MLP's input, kBlock rows each
 };

@@ -81,6 +81,10 @@ TtCores::TtCores(const std::vector<TtCoreView>& cores) {
     levels_[k].digit_unit = num_rows_;
     num_rows_ *= levels_[k].rows;
   }
+  for (Level& level : levels_) {
+    const bool small = num_rows_ <= int64_t{1} << 32 && level.digit_unit > 1;
+    level.digit_magic = small ? ~uint64_t{0} / static_cast<uint64_t>(level.digit_unit) + 1 : 0;
+  }
 }
 
 }  // namespace screc

@@ -32,11 +32,20 @@ class TtCores {
     int64_t rank, rows, columns, next_rank;
     int64_t slice_floats;
     int64_t digit_unit;    // slot / digit_unit % rows chooses the slice
+    uint64_t digit_magic;  // floor((2^64 - 1) / digit_unit) + 1, or 0: see quotient
     int64_t left_columns;  // product of the columns of the cores before this one
     // The product of the cores up to this one is kept as [left_columns][next_rank][columns], each of the
     // left_columns parts padded to state_stride floats, at state_offset of the scratch memory.
     int64_t state_stride, state_offset;
   };
+
+  // rest / level.digit_unit for rest in [0, num_rows()). A multiplication instead of a division where the
+  // band has at most 2^32 rows; it is exact there (Lemire, Kaser and Kurz, arXiv 1902.01961, theorem 1).
+  static int64_t quotient(const Level& level, int64_t rest) {
+    if (level.digit_magic == 0) return level.digit_unit == 1 ? rest : rest / level.digit_unit;
+    using Wide = unsigned __int128;
+    return static_cast<int64_t>((static_cast<Wide>(level.digit_magic) * static_cast<uint64_t>(rest)) >> 64);
+  }
 
   int num_cores() const { return static_cast<int>(levels_.size()); }
   const Level& level(int core) const { return levels_[static_cast<size_t>(core)]; }

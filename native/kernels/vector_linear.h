@@ -119,9 +119,9 @@ void linear_panel(const LinearCall& call, int64_t row, int64_t panel) {
   }
 }
 
-// A handful of rows: several panels at a time.
+// All outputs of rows [row, row + R), several panels at a time where R leaves room.
 template <typename V, int R>
-void linear_few_rows(const LinearCall& call, int64_t row) {
+void linear_rows(const LinearCall& call, int64_t row) {
   constexpr int kSums = V::kRegisters == 32 ? 24 : 12;
   constexpr int kPanels = kSums / (2 * R) >= 4 ? 4 : kSums / (2 * R) >= 2 ? 2 : 1;
   constexpr int64_t kPanel = LinearShape<V>::kPanel;
@@ -135,13 +135,13 @@ void linear_few_rows(const LinearCall& call, int64_t row) {
   for (; panel < num_panels; ++panel) linear_panel<V, R>(call, row, panel);
 }
 
-// The rows that a whole number of blocks leaves over: m < kRows of them.
+// linear_panel, or with panel = -1 linear_rows, for a number of rows known at run time: 1 <= rows <= R.
 template <typename V, int R>
-void linear_rest(const LinearCall& call, int64_t row, int64_t m) {
-  if constexpr (R > 0) {
-    if (m == R) return linear_few_rows<V, R>(call, row);
-    linear_rest<V, R - 1>(call, row, m);
+void linear_some(const LinearCall& call, int64_t row, int64_t rows, int64_t panel) {
+  if constexpr (R > 1) {
+    if (rows < R) return linear_some<V, R - 1>(call, row, rows, panel);
   }
+  panel < 0 ? linear_rows<V, R>(call, row) : linear_panel<V, R>(call, row, panel);
 }
 
 // out[i][o] = act(b[o] + x[i] . w[o]) for few outputs; weights as rows.
@@ -176,15 +176,20 @@ void linear(const LinearWeights& weights, const float* x, int64_t x_stride, int6
   constexpr int64_t kPanel = LinearShape<V>::kPanel;
   const LinearCall call{&weights, x, x_stride, relu, out, out_stride};
   if (weights.form == LinearWeights::Form::kDots) return linear_dots<V>(call, m);
-  const int64_t blocks = m / kRows;
+  if (m <= 0) return;
+  if (m <= kRows) return linear_some<V, kRows>(call, 0, m, -1);
+  // Blocks of nearly equal size: a single row left over would cost as much as several.
+  const int64_t blocks = (m + kRows - 1) / kRows, rows = m / blocks, longer = m % blocks;
   const int64_t num_panels = (weights.out + kPanel - 1) / kPanel;
   // Panels outside: one panel stays near while the rows, which fit the second-level cache, pass by.
-  if (blocks > 0) {
-    for (int64_t panel = 0; panel < num_panels; ++panel) {
-      for (int64_t b = 0; b < blocks; ++b) linear_panel<V, kRows>(call, b * kRows, panel);
+  for (int64_t panel = 0; panel < num_panels; ++panel) {
+    int64_t row = 0;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t own = rows + (b < longer ? 1 : 0);
+      linear_some<V, kRows>(call, row, own, panel);
+      row += own;
     }
   }
-  linear_rest<V, kRows - 1>(call, blocks * kRows, m - blocks * kRows);
 }
 
 }  // namespace

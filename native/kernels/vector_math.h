@@ -23,21 +23,28 @@ void interact_block(const float* features, const float* turned, int64_t num_feat
     f[r] = features + (i0 + r < num_features ? i0 + r : num_features - 1) * dim;
   }
   F sum[4][kVectors];
-  for (auto& row : sum) {
-    for (F& s : row) s = V::zero();
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = V::zero();
   }
   for (int64_t c = 0; c < dim; ++c) {
     F other[kVectors];
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) other[v] = V::load(turned + c * width + j0 + v * V::kLanes);
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const F own = V::set1(f[r][c]);
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sum[r][v] = V::fma(own, other[v], sum[r][v]);
     }
   }
-  for (int64_t r = 0; r < 4 && i0 + r < num_features; ++r) {
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
     const int64_t i = i0 + r;
+    if (i >= num_features) break;
     float* to = out + i * (i - 1) / 2;
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       const int64_t j = j0 + v * V::kLanes, left = i - j;
       if (left >= V::kLanes) {

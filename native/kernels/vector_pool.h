@@ -38,16 +38,20 @@ void pool_columns(const float* const* rows, int64_t count, int64_t width, bool m
   constexpr int64_t kLanes = V::kLanes;
   const int64_t last = width - (kVectors - 1) * kLanes;  // lanes of the last vector
   typename V::F sum[kVectors];
+#pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
   for (int64_t k = 0; k < count; ++k) {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors - 1; ++v) sum[v] = V::add(sum[v], V::load(rows[k] + v * kLanes));
     const float* tail = rows[k] + (kVectors - 1) * kLanes;
     sum[kVectors - 1] = V::add(sum[kVectors - 1], last == kLanes ? V::load(tail) : V::load_part(tail, last));
   }
   if (mean && count > 1) {
     const typename V::F divisor = V::set1(static_cast<float>(count));
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) sum[v] = V::div(sum[v], divisor);
   }
+#pragma GCC unroll 8
   for (int v = 0; v < kVectors - 1; ++v) V::store(out + v * kLanes, sum[v]);
   V::store_part(out + (kVectors - 1) * kLanes, sum[kVectors - 1], last);
 }

@@ -30,19 +30,25 @@ void tt_step_block(const float* state, const TtCores::Level& left, const float* 
     s[i] = state + (first + i) / left.columns * left.state_stride + (first + i) % left.columns;
   }
   F sum[R][kVectors];
-  for (auto& row : sum) {
-    for (F& x : row) x = V::zero();
+#pragma GCC unroll 4
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[i][v] = V::zero();
   }
   for (int64_t r = 0; r < left.next_rank; ++r) {
     F b[kVectors];
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) b[v] = V::load(slice + r * width + column + v * V::kLanes);
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) {
       const F x = V::set1(s[i][r * left.columns]);
+#pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sum[i][v] = V::fma(x, b[v], sum[i][v]);
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       V::store(next + (first + i) * stride + column + v * V::kLanes, sum[i][v]);
     }
@@ -101,7 +107,8 @@ void tt_last_block(const float* state, const TtCores::Level& left, const float* 
   const float* s[R];
   for (int i = 0; i < R; ++i) s[i] = state + (m + i) * left.state_stride + lanes.left_start;
   F sum[R];
-  for (F& x : sum) x = V::zero();
+#pragma GCC unroll 4
+  for (int i = 0; i < R; ++i) sum[i] = V::zero();
   for (int64_t r = 0; r < left.next_rank; ++r) {
     const float* g = slice + r * last_columns;
     const F b = kFour ? V::permute4(V::load4(g), right_index) : V::permute(V::load(g), right_index);
@@ -112,6 +119,7 @@ void tt_last_block(const float* state, const TtCores::Level& left, const float* 
       sum[i] = V::fma(a, b, sum[i]);
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < R; ++i) {
     if (n == V::kLanes) {
       V::store(out + i * out_stride, sum[i]);
@@ -165,7 +173,7 @@ void tt_rows_with(const TtCores& cores, const int64_t* slots, int64_t n, float* 
     int64_t rest = slots[i];
     for (int k = 0; k <= last; ++k) {
       const TtCores::Level& level = cores.level(k);
-      const int64_t digit = rest / level.digit_unit;
+      const int64_t digit = TtCores::quotient(level, rest);
       rest -= digit * level.digit_unit;
       if (digit != chosen[k] && k < from) from = k;
       chosen[k] = digit;

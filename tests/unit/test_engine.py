@@ -131,7 +131,7 @@ def test_a_prediction_does_not_depend_on_the_batch_or_the_threads():
     assert np.array_equal(outs[0], outs[1])
     assert np.array_equal(outs[0], outs[2])
     engine = Engine.from_arrays(model, dense, tables, poolings=poolings, threads=1)
-    for start, stop in ((0, 1), (5, 18), (1023, 1025), (0, 2499)):
+    for start, stop in ((0, 1), (5, 18), (2303, 2305), (2400, 2500), (0, 2499)):
         assert np.array_equal(engine.predict(batch.rows(start, stop)), outs[0][start:stop])
 
 

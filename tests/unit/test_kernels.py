@@ -137,6 +137,21 @@ def test_tt_rows_of_common_shapes(isa, columns, rank):
         assert np.array_equal(alone[0], out[k])
 
 
+@each_isa
+@pytest.mark.parametrize("rows", [(65536, 65536), (2048, 2048, 2048), (1, 99991, 3), (46341, 46341, 2)])
+def test_tt_rows_of_huge_tables(isa, rows):
+    """Digits are found by multiplication up to 2^32 rows and by division above; both must be exact."""
+    cores = random_cores(rows, [1] * len(rows), [1] * (len(rows) - 1))
+    last = math.prod(rows) - 1
+    near = [k * unit + e for unit in (rows[-1], last // 2 + 1) for k in (1, 2, 1000) for e in (-1, 0, 1)]
+    ids = np.array([0, 1, last, last - 1, *(min(last, i) for i in near)], dtype=np.int64)
+    ids = np.concatenate([ids, np.random.default_rng(0).integers(0, last + 1, 500)])
+    out = np.empty((len(ids), 1), np.float32)
+    _native.tt_rows(cores, ids, out, isa=isa)
+    expected = tt_oracle(cores, ids)
+    close(out, expected, np.abs(expected), len(rows))
+
+
 def linear_case(isa, m, k, n, relu, seed=0):
     x, weight, bias = random(m, k, seed=seed), random(n, k, seed=seed + 1), random(n, seed=seed + 2)
     out, guard = guarded(m, n)
