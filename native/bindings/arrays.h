@@ -60,7 +60,7 @@ auto checked(const Array& array, const char* name, size_t ndim) {
                               .c_str());
   }
   int64_t stride = 1;
-  for (size_t i = ndim; i-- > 0;) {
+  for (size_t i = array.size() > 0 ? ndim : 0; i-- > 0;) {  // an empty array's strides mean nothing
     if (array.shape(i) > 1 && array.stride(i) != stride) {
       throw nb::value_error(
           (std::string(name) + ": must be C-contiguous; use numpy.ascontiguousarray").c_str());
