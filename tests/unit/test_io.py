@@ -133,8 +133,8 @@ def test_pages_hold_rows_as_documented(row_bytes: int, count: int, first_page: i
     pages = _fill(rows, first_page=first_page)
     geometry = PageGeometry.of(row_bytes)
     assert _native.check_pages(pages, 3, 2, first_page) == -1
-    fields = "crc magic version flags table page band used".split()
-    header = np.dtype(list(zip(fields, "<u4 S4 <u2 <u2 <u4 <u8 <u4 <u4".split(), strict=True)))
+    fields = ["crc", "magic", "version", "flags", "table", "page", "band", "used"]
+    header = np.dtype(list(zip(fields, ["<u4", "S4", "<u2", "<u2", "<u4", "<u8", "<u4", "<u4"], strict=True)))
     headers = pages[:, :32].copy().view(header)[:, 0]
     assert (headers["magic"] == b"SCRP").all()
     assert (headers["version"] == 1).all()
