@@ -122,7 +122,9 @@ void UringReader::prepare(unsigned slot, const PageRequest& request) {
 int UringReader::submit_and_wait() {
   for (int attempt = 0;; ++attempt) {
     const unsigned waiting = prepared();
-    if (uring_enter(ring_.fd(), waiting, 1, IORING_ENTER_GETEVENTS) >= 0) return 0;
+    // A quarter of the queue at a time: fewer calls, and the drive keeps the other three quarters meanwhile.
+    const unsigned in_flight = static_cast<unsigned>(slots_.size() - free_.size());
+    if (uring_enter(ring_.fd(), waiting, std::max(1u, in_flight / 4), IORING_ENTER_GETEVENTS) >= 0) return 0;
     const int code = errno;
     if (code != EINTR && code != EAGAIN && code != EBUSY) return code;
     // Out of some resource: finished reads give it back. Without one to reap, let others run and ask again.

@@ -48,7 +48,7 @@ class UringReader final : public PageReader {
 
   unsigned char* buffer(unsigned slot) const;
   void prepare(unsigned slot, const PageRequest& request);
-  // Hands prepared reads to the kernel and waits for a completion. Returns 0 or the errno it cannot go on
+  // Hands prepared reads to the kernel and waits for some to complete. Returns 0 or the errno it cannot go on
   // with.
   int submit_and_wait();
   void complete(unsigned slot, int result, const PageRequest* requests, PageSink& sink);
