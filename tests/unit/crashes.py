@@ -8,6 +8,13 @@ import time
 from collections.abc import Callable
 
 
+def seconds_of(work: Callable[[], None]) -> float:
+    """How long ``work`` takes here, to choose when to kill it."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def run_and_kill(work: Callable[[], None], *, after: float) -> bool:
     """Runs ``work`` in a forked process and kills it after some seconds; False where it had ended."""
     child = os.fork()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from crashes import run_and_kill
+from crashes import run_and_kill, seconds_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage_samples import (
@@ -397,9 +397,10 @@ def test_killed_at_any_moment(tmp_path):
             pack(tmp_path / str((other + turn) % 2 or 2), ranks, Plan(layouts), tmp_path / "a")
 
     pack(tmp_path / "1", ranks, Plan(layouts), tmp_path / "a")
+    span = 3 * seconds_of(lambda: pack(tmp_path / "1", ranks, Plan(layouts), tmp_path / "a"))
     seen = set()
     for _ in range(40):
-        assert run_and_kill(many, after=0.01 + rng.random() * 0.06)
+        assert run_and_kill(many, after=rng.random() * span)
         artifact = Artifact.open(tmp_path / "a")
         generation = artifact.model["generation"]
         seen.add(generation)
