@@ -460,7 +460,7 @@ def test_slots_of_a_band_cover_its_ids(packed):
 
 
 def test_what_is_no_artifact_is_told(packed, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not an artifact: it has no manifest.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not an artifact: it has no manifest.json"):
         Artifact.open(tmp_path)
     shutil.copytree(packed[0] / "artifact", tmp_path / "a")
     file = tmp_path / "a" / "manifest.json"

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage_samples import Plan, layout, random_ranks, whole_tables, write_whole
 
+from screc import _native
 from screc.storage import Artifact, RowStore, pack, verify
 from screc.storage.artifact import read_manifest
 from screc.storage.tensors import TensorFile
@@ -156,46 +157,50 @@ def test_swapped_pages_are_damage(copy):
         read_everything(copy)
 
 
-def reseal(path: Path, name: str) -> None:
-    """Makes the checksums right again, as a faulty writer would have."""
-    from screc import _native
-
+def overwrite_and_reseal(path: Path, tensor: str, data: np.ndarray) -> None:
+    """Changes a tensor and makes all checksums right again, as a faulty writer would have."""
+    name = "tables.safetensors"
+    with open(path / name, "r+b") as file:
+        file.seek(TensorFile(path / name).spec(tensor).offset)
+        file.write(data.tobytes())
     text = (path / "manifest.json").read_text()
-    old = next(e for e in Artifact.parse(path, text.encode()).files if e.path == name).crc32c
+    old = Artifact.parse(path, text.encode()).entry(name).crc32c
     text = text.replace(f'"crc32c": {old}', f'"crc32c": {_native.crc32c_file(str(path / name))}')
     (path / "manifest.json").write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
     (path / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
 
 
+def an_id_twice(keys: np.ndarray) -> None:
+    first, second = np.flatnonzero(keys != -1)[:2]
+    keys[first] = keys[second]
+
+
+def a_slot_twice(slots: np.ndarray) -> None:
+    slots[:] = 0
+
+
+def an_id_more(bits: np.ndarray) -> None:
+    bits[0] = ~np.uint64(0)
+
+
+def a_wrong_sum(directory: np.ndarray) -> None:
+    directory[1] += 1
+
+
 @pytest.mark.parametrize(
-    ("tensor", "kind", "band"),
+    ("tensor", "change", "kind", "band"),
     [
-        ("0.0.index.keys", "hash", 0),
-        ("0.0.index.slots", "hash", 0),
-        ("0.1.index.bits", "bitmap", 1),
-        ("0.1.index.directory", "bitmap", 1),
+        ("0.0.index.keys", an_id_twice, "hash", 0),
+        ("0.0.index.slots", a_slot_twice, "hash", 0),
+        ("0.1.index.bits", an_id_more, "bitmap", 1),
+        ("0.1.index.directory", a_wrong_sum, "bitmap", 1),
     ],
 )
-def test_indices_that_contradict_themselves_are_found(copy, tensor, kind, band):
-    file = TensorFile(copy / "tables.safetensors")
-    data = np.array(file[tensor])
-    place = int(np.argmax(data != data[-1])) if tensor.endswith("keys") else 1
-    flip(copy / "tables.safetensors", file.spec(tensor).offset + place * data.itemsize, 2)
-    reseal(copy, "tables.safetensors")
-    if tensor.endswith("keys"):  # an id that is twice in the index
-        with open(copy / "tables.safetensors", "r+b") as out:
-            taken = np.flatnonzero(data != -1)
-            data[taken[0]] = data[taken[1]]
-            out.seek(file.spec(tensor).offset)
-            out.write(data.tobytes())
-        reseal(copy, "tables.safetensors")
-    if tensor.endswith("slots"):  # two rows that share a slot
-        with open(copy / "tables.safetensors", "r+b") as out:
-            data[:] = 0
-            out.seek(file.spec(tensor).offset)
-            out.write(data.tobytes())
-        reseal(copy, "tables.safetensors")
+def test_indices_that_contradict_themselves_are_found(copy, tensor, change, kind, band):
+    data = np.array(TensorFile(copy / "tables.safetensors")[tensor])
+    change(data)
+    overwrite_and_reseal(copy, tensor, data)
     (damage,) = verify(copy).damages
     assert damage.file == "tables.safetensors"
     assert damage.fault == f"has a wrong {kind} index for table t, band {band}"
