@@ -292,7 +292,12 @@ def test_what_does_not_match_is_named(tmp_path):
     wrong = random_ranks([layout("t", 99, 4, (99, "dram"))])
     refuse(tmp_path, [one], wrong, "table t: the statistics count 99 rows, the table has 100")
     twice = Ranks([RankedTable("t", np.zeros(100, np.int64))])
-    refuse(tmp_path, [one], twice, "table t: band_ids: id 0 is in band 0 and again in band 0")
+    refuse(tmp_path, [one], twice, "table t, band 0: id 0 occurs twice; collect")
+    three = layout("t", 100, 4, (10, "dram"), (20, "dram"), (100, "ssd"))
+    twice = Ranks([RankedTable("t", np.arange(100) % 10)])
+    refuse(tmp_path, [three], twice, "table t, band 1: id 0 is in an earlier band too; collect")
+    beyond = Ranks([RankedTable("t", np.arange(100) + 91)])
+    refuse(tmp_path, [one], beyond, r"table t, band 0: ids\[9\] = 100 is out of range for 100 rows")
     refuse(tmp_path, [one], ranks, "is not a checkpoint", FileNotFoundError, checkpoint="nothing")
     pack(tmp_path / "c", None, Plan([layout("t", 100, 4, (100, "ssd"))]), tmp_path / "a")
 
