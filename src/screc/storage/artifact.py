@@ -190,7 +190,7 @@ class Artifact:
         Raises:
             DamagedFileError: the file is not what was written.
         """
-        return self._load(DENSE_FILE)
+        return self._load(TensorFile(self.path / DENSE_FILE))
 
     def load_tables(self) -> dict[str, np.ndarray]:
         """Every DRAM tensor of the tables (names as in docs/format.md), read once into memory and checked.
@@ -200,17 +200,24 @@ class Artifact:
         Raises:
             DamagedFileError: the file is not what was written, or its tensors do not fit the layouts.
         """
+        return self._load(self.tables_file())
+
+    def tables_file(self) -> TensorFile:
+        """tables.safetensors as memory maps, its header checked against the layouts.
+
+        Raises:
+            DamagedFileError: its tensors do not fit the layouts.
+        """
         expected = {}
         for number, table in enumerate(self.tables):
             expected.update(dram_specs(number, table.layout))
-        return self._load(TABLES_FILE, expected)
+        file = TensorFile(self.path / TABLES_FILE)
+        _check_expected(file, expected)
+        return file
 
-    def _load(self, name: str, expected: dict[str, TensorSpec] | None = None) -> dict[str, np.ndarray]:
-        entry = self.entry(name)
+    def _load(self, file: TensorFile) -> dict[str, np.ndarray]:
+        entry = self.entry(file.path.name)
         entry.check_size(self.path)
-        file = TensorFile(self.path / name)
-        if expected is not None:
-            _check_expected(file, expected)
         # Checksummed as it arrives in memory: the file is read once, and what is served was checked.
         with open(file.path, "rb") as header:
             checksum = _native.crc32c(header.read(file.data_start))

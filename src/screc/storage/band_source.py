@@ -50,7 +50,6 @@ class BandSource:
         self.file, self.layout = file, layout
         self.taken_over = same_bands(stored, layout)
         self._ids_in_ranks = ids_in_ranks
-        last = len(layout.bands) - 1
         # One bit per id that an earlier band holds: finds ids in two bands, and the last band's unused slots.
         self._taken = np.zeros(-(-layout.num_embeddings // 64), np.uint64)
         self._ids: list[np.ndarray] = []
