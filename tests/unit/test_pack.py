@@ -359,7 +359,11 @@ def test_too_small_a_disk_is_told_before_the_work(tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 4095})
     monkeypatch.setattr(pack_module.shutil, "disk_usage", lambda path: usage)
     refuse(
-        tmp_path, [one], None, r"needs \d+ bytes.* has 4095 free|while writing .*free space there", OSError
+        tmp_path,
+        [one],
+        None,
+        r"No space left on device \(\d+ bytes needed, 4095 free\) while writing .*/a; free space there",
+        OSError,
     )
 
 

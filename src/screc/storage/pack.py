@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -130,7 +131,7 @@ def pack(
     layouts = _match_layouts(checkpoint, plan.layouts)
     ranks = _match_statistics(checkpoint, layouts, statistics)
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
-        _check_space(directory, Path(out), checkpoint, layouts)
+        _check_space(directory, checkpoint, layouts)
         packer = _Packer(checkpoint, layouts, ranks, directory, progress)
         packer.write(plan.to_dict())
     return PackReport(
@@ -388,7 +389,7 @@ def _match_statistics(
     return result
 
 
-def _check_space(directory: Path, out: Path, checkpoint: Checkpoint, layouts: Sequence[TableLayout]) -> None:
+def _check_space(directory: Path, checkpoint: Checkpoint, layouts: Sequence[TableLayout]) -> None:
     """Refuses before the work what could not be written after it."""
     needed = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts)
     needed += sum(
@@ -396,7 +397,7 @@ def _check_space(directory: Path, out: Path, checkpoint: Checkpoint, layouts: Se
     )
     free = shutil.disk_usage(directory).free
     if needed > free:
-        raise OSError(errno.ENOSPC, f"{out} needs {needed} bytes, the file system has {free} free")
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({needed} bytes needed, {free} free)")
 
 
 def _bands_text(layout: TableLayout) -> str:
