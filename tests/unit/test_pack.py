@@ -123,8 +123,8 @@ def test_the_report_and_the_store_agree_with_the_plan(packed):
     assert report.index_bytes == sum(one.index_bytes(b) for one in layouts for b in range(len(one.bands)))
     assert 0 < report.tt_bytes < report.dram_bytes
     assert report.dense_bytes == 16
-    assert set(report.fit_errors) == {("three", 1), ("tt-last", 1)}
-    assert all(0 < error < 1 for error in report.fit_errors.values())
+    assert [(one.table, one.band) for one in report.fit_errors] == [("three", 1), ("tt-last", 1)]
+    assert all(0 < one.error < 1 for one in report.fit_errors)
     store = open_store(root / "artifact")
     assert store.dram_bytes == report.dram_bytes
     store.gather("three", np.arange(3000))
@@ -140,7 +140,7 @@ def test_the_artifact_says_what_it_is(packed):
     assert [table.layout for table in artifact.tables] == layouts
     assert [table.pooling for table in artifact.tables] == ["sum", "mean"] * 3
     assert artifact.tables[0].indices == ("hash", "bitmap", None)
-    assert artifact.tables[0].fit_errors == (None, report.fit_errors["three", 1], None)
+    assert artifact.tables[0].fit_errors == (None, report.fit_errors[0].error, None)
     assert (artifact.assets / "schema.json").read_text() == "{}"
     dense = artifact.dense()
     np.testing.assert_array_equal(dense["top.0.weight"], np.ones((1, 3), np.float32))
@@ -161,7 +161,7 @@ def test_the_fit_sees_the_bands_own_rows_only(packed):
     _, layouts, tables, ranks, report = packed
     ids = np.sort(ranks.tables[0].order[10:900])
     fit = fit_tt(lambda slots: tables[0][ids[slots]], 890, layouts[0].bands[1].tt)
-    assert report.fit_errors["three", 1] == pytest.approx(fit.error, rel=1e-6)
+    assert report.fit_errors[0].error == pytest.approx(fit.error, rel=1e-6)
     hot = set(ranks.tables[2].order[:20].tolist())
     fit = fit_tt(
         tables[2].__getitem__,
@@ -169,7 +169,7 @@ def test_the_fit_sees_the_bands_own_rows_only(packed):
         layouts[2].bands[1].tt,
         used=lambda slots: np.array([int(slot) not in hot for slot in slots]),
     )
-    assert report.fit_errors["tt-last", 1] == pytest.approx(fit.error, rel=1e-6)
+    assert report.fit_errors[1].error == pytest.approx(fit.error, rel=1e-6)
 
 
 def test_unused_slots_are_zero_on_ssd(packed):
@@ -218,7 +218,7 @@ def test_trained_bands_are_taken_over_bit_by_bit(tmp_path, with_statistics):
     today = np.random.default_rng(9).permutation(2000)  # the ranks have changed since training
     statistics = Ranks([RankedTable("banded", today)]) if with_statistics else None
     report = pack(tmp_path / "c", statistics, Plan([to_ssd]), tmp_path / "a")
-    assert report.fit_errors == {}
+    assert report.fit_errors == ()
     artifact = Artifact.open(tmp_path / "a")
     packed_tensors = artifact.load_tables()
     for core in range(3):
@@ -244,6 +244,16 @@ def test_a_single_trained_tensor_train(tmp_path):
     cores = [tensors[f"band.0.tt.{core}"] for core in range(3)]
     found = open_store(tmp_path / "a").gather(0, np.arange(100))
     np.testing.assert_allclose(found, rebuild_rows(cores, 0, 100), rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_plan_tables_stay_as_trained(tmp_path):
+    tensors, _ = banded_checkpoint(tmp_path / "c", BANDED)
+    pack(tmp_path / "c", None, None, tmp_path / "a")
+    artifact = Artifact.open(tmp_path / "a")
+    assert artifact.plan is None
+    assert artifact.tables[0].layout == BANDED
+    found = open_store(artifact).gather(0, tensors["band.0.ids"])
+    np.testing.assert_array_equal(found, tensors["band.0.rows"])
 
 
 # What is refused.

@@ -5,7 +5,7 @@ from .atomic import replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
-from .pack import PackReport, pack
+from .pack import FitError, PackReport, pack
 from .remap import TableRemap
 from .row_store import RowStore
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
@@ -17,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "Damage",
     "DamagedFileError",
+    "FitError",
     "PackReport",
     "PackedTable",
     "PageGeometry",
