@@ -351,8 +351,14 @@ def test_a_damaged_checkpoint_is_not_packed(tmp_path):
 def test_only_artifacts_are_replaced(tmp_path):
     one = layout("t", 100, 8, (100, "ssd"))
     write_whole(tmp_path / "c", [one], whole_tables([one]))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.json").write_text("{}")
     with pytest.raises(FileExistsError, match=r"holds no manifest.json"):
-        pack(tmp_path / "c", None, Plan([one]), tmp_path / "c")
+        pack(tmp_path / "c", None, Plan([one]), tmp_path / "a")
+    (tmp_path / "manifest.json").write_text("{}")
+    for out in (tmp_path, tmp_path / "c"):  # it would be gone with what it replaces
+        with pytest.raises(ValueError, match="out: .* holds the checkpoint"):
+            pack(tmp_path / "c", None, Plan([one]), out)
     Checkpoint.open(tmp_path / "c")
 
 

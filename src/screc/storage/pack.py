@@ -140,6 +140,8 @@ def pack(
     trained = [table.layout for table in checkpoint.tables]
     layouts = trained if plan is None else _match_layouts(checkpoint, plan.layouts)
     ranks = _match_statistics(checkpoint, layouts, statistics)
+    if checkpoint.path.resolve().is_relative_to(Path(out).resolve()):
+        raise ValueError(f"out: {out} holds the checkpoint {checkpoint.path}; choose another path")
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
         _check_space(directory, checkpoint, layouts)
         packer = _Packer(checkpoint, layouts, ranks, directory, progress)
