@@ -8,12 +8,13 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from crashes import run_and_kill, seconds_of
+from crashes import kill, run_and_kill, seconds_of, start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage_samples import (
@@ -32,10 +33,12 @@ from screc.storage import (
     Band,
     Checkpoint,
     DamagedFileError,
+    ReplacedError,
     RowStore,
     StoredTable,
     TableLayout,
     pack,
+    replace_directory,
     verify,
     write_checkpoint,
 )
@@ -357,7 +360,7 @@ def test_only_artifacts_are_replaced(tmp_path):
         pack(tmp_path / "c", None, Plan([one]), tmp_path / "a")
     (tmp_path / "manifest.json").write_text("{}")
     for out in (tmp_path, tmp_path / "c"):  # it would be gone with what it replaces
-        with pytest.raises(ValueError, match="out: .* holds the checkpoint"):
+        with pytest.raises(ValueError, match=r"out: .* holds the checkpoint"):
             pack(tmp_path / "c", None, Plan([one]), out)
     Checkpoint.open(tmp_path / "c")
 
@@ -436,6 +439,42 @@ def test_killed_at_any_moment(tmp_path):
     assert seen == {1, 2}
     pack(tmp_path / "1", ranks, Plan(layouts), tmp_path / "a")
     assert sorted(os.listdir(tmp_path)) == ["1", "2", "a"]
+
+
+def test_opened_while_it_is_replaced(tmp_path):
+    """Whoever opens the path gets all of one artifact; an artifact opened before says that it is gone."""
+    layouts = [layout("t", 300, 8, (20, "dram"), (300, "ssd"))]
+    ranks = random_ranks(layouts)
+    for generation in (1, 2):
+        tables = [np.full_like(table, generation) for table in whole_tables(layouts)]
+        write_whole(tmp_path / str(generation), layouts, tables, model={"generation": generation})
+        pack(tmp_path / str(generation), ranks, Plan(layouts), tmp_path / f"a{generation}")
+    shutil.copytree(tmp_path / "a1", tmp_path / "a")
+
+    def replace_often() -> None:
+        for turn in range(100000):
+            with replace_directory(tmp_path / "a") as directory:
+                shutil.copytree(tmp_path / f"a{turn % 2 + 1}", directory, dirs_exist_ok=True)
+            time.sleep(0.02)
+
+    child = start(replace_often)
+    try:
+        seen = set()
+        for _ in range(200):
+            try:
+                rows = open_store(tmp_path / "a").gather("t", np.arange(300))
+            except ReplacedError:  # a machine on which replacing is faster than opening
+                continue
+            assert len(np.unique(rows)) == 1
+            seen.add(float(rows[0, 0]))
+        assert seen == {1.0, 2.0}
+    finally:
+        kill(child)
+    artifact = Artifact.open(tmp_path / "a1")
+    pack(tmp_path / "2", ranks, Plan(layouts), tmp_path / "a1")
+    with pytest.raises(ReplacedError, match=r"a1 was replaced while it was being opened; open it again"):
+        open_store(artifact)
+    open_store(tmp_path / "a1")
 
 
 def test_progress_ends_at_its_total(tmp_path):

@@ -1,6 +1,6 @@
 """Where rows live: layouts, remaps, checkpoints, artifacts, the row store. Knows rows, never models."""
 
-from .artifact import Artifact, PackedTable
+from .artifact import Artifact, PackedTable, ReplacedError
 from .atomic import replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
@@ -21,6 +21,7 @@ __all__ = [
     "PackReport",
     "PackedTable",
     "PageGeometry",
+    "ReplacedError",
     "RowStore",
     "StoredTable",
     "TableLayout",
