@@ -1,11 +1,11 @@
 """Where rows live: layouts, remaps, checkpoints, artifacts, the row store. Knows rows, never models."""
 
-from .artifact import Artifact, PackedTable
+from .artifact import Artifact, PackedTable, ReplacedError
 from .atomic import replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
-from .pack import PackReport, pack
+from .pack import FitError, PackReport, pack
 from .remap import TableRemap
 from .row_store import RowStore
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
@@ -17,9 +17,11 @@ __all__ = [
     "Checkpoint",
     "Damage",
     "DamagedFileError",
+    "FitError",
     "PackReport",
     "PackedTable",
     "PageGeometry",
+    "ReplacedError",
     "RowStore",
     "StoredTable",
     "TableLayout",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,9 @@ DENSE_FILE = "dense.safetensors"
 TABLES_FILE = "tables.safetensors"
 ASSETS = "assets"
 FORMAT, VERSION = "screc-artifact", 1
+
+# An artifact that is replaced again and again while it is opened is given up on.
+OPEN_ATTEMPTS = 10
 
 _F32, _I64, _U32, _U64 = (np.dtype(name) for name in ("<f4", "<i8", "<u4", "<u8"))
 
@@ -107,6 +112,13 @@ def dram_specs(table: int, layout: TableLayout) -> dict[str, TensorSpec]:
     return specs
 
 
+class ReplacedError(OSError):
+    """The artifact was replaced while it was being opened; opening it again finds the new one whole."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ESTALE, f"{path} was replaced while it was being opened; open it again")
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """An artifact opened for reading.
@@ -117,6 +129,7 @@ class Artifact:
         tables: one entry per embedding table.
         plan: the plan that placed the rows, as JSON values, or None.
         files: every file but the manifest and its digest.
+        identity: tells this artifact from one that replaces it at the same path.
     """
 
     path: Path
@@ -124,6 +137,7 @@ class Artifact:
     tables: tuple[PackedTable, ...]
     plan: dict[str, Any] | None
     files: tuple[FileEntry, ...]
+    identity: tuple[int, ...] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path | str) -> Artifact:
@@ -138,17 +152,26 @@ class Artifact:
             ValueError: the artifact has another version.
         """
         path = Path(path)
-        data = read_manifest(path)
-        check_digest(path, data)
-        artifact = cls.parse(path, data)
-        for entry in artifact.files:
-            entry.check_size(path)
-            if entry.path.startswith(f"{ASSETS}/"):
-                entry.check(path)
-        return artifact
+        for _ in range(OPEN_ATTEMPTS):
+            identity = _identity(path)
+            try:
+                data = read_manifest(path)
+                check_digest(path, data)
+                artifact = cls.parse(path, data, identity)
+                for entry in artifact.files:
+                    entry.check_size(path)
+                    if entry.path.startswith(f"{ASSETS}/"):
+                        entry.check(path)
+            except (ValueError, OSError):
+                if _identity(path) == identity:
+                    raise
+            else:
+                if artifact.is_current():
+                    return artifact
+        raise ReplacedError(path)
 
     @classmethod
-    def parse(cls, path: Path, data: bytes) -> Artifact:
+    def parse(cls, path: Path, data: bytes, identity: tuple[int, ...] = ()) -> Artifact:
         """The artifact that manifest bytes describe; no other file is looked at."""
         source = path / MANIFEST_FILE
         check_version(source, data, FORMAT, VERSION)
@@ -166,7 +189,11 @@ class Artifact:
                 raise DamagedFileError(source, f"does not list {name}")
             if size is not None and listed[name].bytes != size:
                 raise DamagedFileError(source, f"gives {name} {listed[name].bytes} bytes, its layout {size}")
-        return cls(path, manifest.model, manifest.tables, manifest.plan, manifest.files)
+        return cls(path, manifest.model, manifest.tables, manifest.plan, manifest.files, identity)
+
+    def is_current(self) -> bool:
+        """Whether the directory is still the one that was opened, not one that took its place."""
+        return _identity(self.path) == self.identity
 
     @property
     def assets(self) -> Path:
@@ -189,8 +216,14 @@ class Artifact:
 
         Raises:
             DamagedFileError: the file is not what was written.
+            ReplacedError: another artifact has taken this one's place.
         """
-        return self._load(DENSE_FILE)
+        try:
+            return self._load(TensorFile(self.path / DENSE_FILE))
+        except (DamagedFileError, FileNotFoundError):
+            if not self.is_current():
+                raise ReplacedError(self.path) from None
+            raise
 
     def load_tables(self) -> dict[str, np.ndarray]:
         """Every DRAM tensor of the tables (names as in docs/format.md), read once into memory and checked.
@@ -200,17 +233,24 @@ class Artifact:
         Raises:
             DamagedFileError: the file is not what was written, or its tensors do not fit the layouts.
         """
+        return self._load(self.tables_file())
+
+    def tables_file(self) -> TensorFile:
+        """tables.safetensors as memory maps, its header checked against the layouts.
+
+        Raises:
+            DamagedFileError: its tensors do not fit the layouts.
+        """
         expected = {}
         for number, table in enumerate(self.tables):
             expected.update(dram_specs(number, table.layout))
-        return self._load(TABLES_FILE, expected)
+        file = TensorFile(self.path / TABLES_FILE)
+        _check_expected(file, expected)
+        return file
 
-    def _load(self, name: str, expected: dict[str, TensorSpec] | None = None) -> dict[str, np.ndarray]:
-        entry = self.entry(name)
+    def _load(self, file: TensorFile) -> dict[str, np.ndarray]:
+        entry = self.entry(file.path.name)
         entry.check_size(self.path)
-        file = TensorFile(self.path / name)
-        if expected is not None:
-            _check_expected(file, expected)
         # Checksummed as it arrives in memory: the file is read once, and what is served was checked.
         with open(file.path, "rb") as header:
             checksum = _native.crc32c(header.read(file.data_start))
@@ -224,6 +264,15 @@ class Artifact:
             arrays[tensor] = array
         entry.check_crc32c(self.path, checksum)
         return arrays
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        status = os.stat(path / MANIFEST_FILE)
+    except OSError:
+        return ()
+    # The time too: a new directory may get the inode of one that was removed.
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_manifest(path: Path) -> bytes:

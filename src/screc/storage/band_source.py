@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from .layout import TableLayout
-from .remap import TableRemap, bitmap_index, slot_order
+from .remap import bitmap_index, check_ids, slot_order
 from .tensors import TensorFile
 
 IdsInRanks = Callable[[int, int], np.ndarray]
 
 _RANKS_PER_STEP = 1 << 20
+_COLLECT_AGAIN = "collect the statistics again, or train again if the bands were trained"
 
 
 def same_bands(stored: TableLayout, planned: TableLayout) -> bool:
@@ -40,7 +41,7 @@ class BandSource:
             the bands are taken over it orders the rows of hash-indexed bands, which else keep their order.
 
     Raises:
-        ValueError: ids that are not ascending, unique, in range and disjoint.
+        ValueError: ids that are not unique, in range and disjoint; the message names table and band.
     """
 
     def __init__(
@@ -49,16 +50,13 @@ class BandSource:
         self.file, self.layout = file, layout
         self.taken_over = same_bands(stored, layout)
         self._ids_in_ranks = ids_in_ranks
-        last = len(layout.bands) - 1
-        self._ids = [self._slot_ids(band) for band in range(last)]
-        try:
-            TableRemap(layout.num_embeddings, self._ids)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"table {layout.table}: {error}") from None
-        # One bit per id that an earlier band holds, so that the last band's unused slots are known cheaply.
-        self._taken = np.zeros(-(-layout.num_embeddings // 64) * 8, np.uint8)
-        for ids in self._ids:
-            self._taken |= bitmap_index(np.sort(ids), layout.num_embeddings)[0].view(np.uint8)
+        # One bit per id that an earlier band holds: finds ids in two bands, and the last band's unused slots.
+        self._taken = np.zeros(-(-layout.num_embeddings // 64), np.uint64)
+        self._ids: list[np.ndarray] = []
+        for band in range(len(layout.bands) - 1):
+            ids = self._slot_ids(band)
+            self._take(band, ids)
+            self._ids.append(ids)
 
     def ids(self, band: int) -> np.ndarray:
         """The ids of a band but the last, int64 [rows], in the order of its slots."""
@@ -68,7 +66,8 @@ class BandSource:
         """Which slots hold a row, bool [n]: all but the last band's slots of ids in an earlier band."""
         if band < len(self._ids):
             return np.ones(len(slots), bool)
-        return (self._taken[slots >> 3] >> (slots & 7).astype(np.uint8)) & 1 == 0
+        taken = self._taken.view(np.uint8)
+        return (taken[slots >> 3] >> (slots & 7).astype(np.uint8)) & 1 == 0
 
     def rows(self, band: int, slots: np.ndarray) -> np.ndarray:
         """The rows of slots int64 [n], float32 [n, dim]; zero for unused slots.
@@ -138,6 +137,20 @@ class BandSource:
         if self._ids_in_ranks is not None and ranked:
             return slot_order(layout.num_embeddings, self._in_rank_order(ids), ranked=True)
         return ids
+
+    def _take(self, band: int, ids: np.ndarray) -> None:
+        """Marks a band's ids as taken, once they are known to be valid, unique and free."""
+        name = f"table {self.layout.table}, band {band}"
+        check_ids(ids, self.layout.num_embeddings, f"{name}: ids")
+        ascending = ids if (ids[1:] > ids[:-1]).all() else np.sort(ids)
+        twice = ascending[1:] == ascending[:-1]
+        if twice.any():
+            raise ValueError(f"{name}: id {ascending[np.argmax(twice)]} occurs twice; {_COLLECT_AGAIN}")
+        bits, _ = bitmap_index(ascending, self.layout.num_embeddings)
+        if (self._taken & bits).any():
+            both = ascending[(self._taken.view(np.uint8)[ascending >> 3] >> (ascending & 7)) & 1 == 1]
+            raise ValueError(f"{name}: id {both[0]} is in an earlier band too; {_COLLECT_AGAIN}")
+        self._taken |= bits
 
     def _in_rank_order(self, ids: np.ndarray) -> np.ndarray:
         """Ascending ids in the order of their ranks, whichever ranks those are today."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -71,6 +72,15 @@ class PlacementPlan(Protocol):
         """The plan as JSON values, kept in the manifest."""
 
 
+@dataclass(frozen=True, slots=True)
+class FitError:
+    """Relative Frobenius error of a tensor-train band that was fitted."""
+
+    table: str
+    band: int
+    error: float
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackReport:
     """What was packed.
@@ -82,7 +92,7 @@ class PackReport:
         tt_bytes: bytes of tensor-train cores, part of ``dram_bytes``.
         index_bytes: bytes of the indices, part of ``dram_bytes``.
         dense_bytes: bytes of the weights outside the tables.
-        fit_errors: relative Frobenius error by (table name, band) of every tensor train that was fitted.
+        fit_errors: one entry for every tensor train that was fitted.
         seconds: wall-clock time.
     """
 
@@ -92,14 +102,14 @@ class PackReport:
     tt_bytes: int
     index_bytes: int
     dense_bytes: int
-    fit_errors: dict[tuple[str, int], float]
+    fit_errors: tuple[FitError, ...]
     seconds: float
 
 
 def pack(
     checkpoint: Checkpoint | Path | str,
     statistics: RankedTables | None,
-    plan: PlacementPlan,
+    plan: PlacementPlan | None,
     out: Path | str,
     *,
     progress: Progress | None = None,
@@ -108,12 +118,12 @@ def pack(
 
     A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
     table trained with the plan's bands is taken over bit by bit. Memory does not grow with the table
-    beyond its remap (tens of bytes per row of its indexed bands) and the projected rows of a fit.
+    beyond its remap (16 bytes per row of its indexed bands) and the projected rows of a fit.
 
     Args:
         checkpoint: the trained model.
         statistics: the rank order of each table's rows; may be None where no whole table has to be cut.
-        plan: the layout of each table, matched by name.
+        plan: the layout of each table, matched by name; with None every table stays as it was trained.
         out: the directory to write.
         progress: called with bytes done and bytes to do.
 
@@ -127,12 +137,15 @@ def pack(
     began = time.perf_counter()
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.open(checkpoint)
-    layouts = _match_layouts(checkpoint, plan.layouts)
+    trained = [table.layout for table in checkpoint.tables]
+    layouts = trained if plan is None else _match_layouts(checkpoint, plan.layouts)
     ranks = _match_statistics(checkpoint, layouts, statistics)
+    if checkpoint.path.resolve().is_relative_to(Path(out).resolve()):
+        raise ValueError(f"out: {out} holds the checkpoint {checkpoint.path}; choose another path")
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
-        _check_space(directory, Path(out), checkpoint, layouts)
+        _check_space(directory, checkpoint, layouts)
         packer = _Packer(checkpoint, layouts, ranks, directory, progress)
-        packer.write(plan.to_dict())
+        packer.write(None if plan is None else plan.to_dict())
     return PackReport(
         path=Path(out),
         dram_bytes=sum(layout.dram_bytes for layout in layouts),
@@ -142,7 +155,7 @@ def pack(
         ),
         index_bytes=sum(layout.index_bytes(b) for layout in layouts for b in range(len(layout.bands))),
         dense_bytes=packer.dense_bytes,
-        fit_errors={(layouts[t].table, b): error for (t, b), error in packer.fit_errors.items()},
+        fit_errors=tuple(FitError(layouts[t].table, b, e) for (t, b), e in packer.fit_errors.items()),
         seconds=time.perf_counter() - began,
     )
 
@@ -173,7 +186,7 @@ class _Packer:
             if self._fitted(t, b)
         )
 
-    def write(self, plan: dict[str, Any]) -> None:
+    def write(self, plan: dict[str, Any] | None) -> None:
         """Writes everything, the manifest last."""
         for table in range(len(self.layouts)):
             self.checkpoint.check(table_file(table))  # a damaged table is found before it is packed
@@ -388,7 +401,7 @@ def _match_statistics(
     return result
 
 
-def _check_space(directory: Path, out: Path, checkpoint: Checkpoint, layouts: Sequence[TableLayout]) -> None:
+def _check_space(directory: Path, checkpoint: Checkpoint, layouts: Sequence[TableLayout]) -> None:
     """Refuses before the work what could not be written after it."""
     needed = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts)
     needed += sum(
@@ -396,7 +409,7 @@ def _check_space(directory: Path, out: Path, checkpoint: Checkpoint, layouts: Se
     )
     free = shutil.disk_usage(directory).free
     if needed > free:
-        raise OSError(errno.ENOSPC, f"{out} needs {needed} bytes, the file system has {free} free")
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({needed} bytes needed, {free} free)")
 
 
 def _bands_text(layout: TableLayout) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, pages_file
+from .artifact import OPEN_ATTEMPTS, Artifact, ReplacedError, pages_file
 
 
 class RowStore:
@@ -40,13 +40,30 @@ class RowStore:
             queue_depth: reads in flight at most.
             threads: threads for look-ups and the engine; 0 means one per available core.
 
+        A path whose artifact is replaced meanwhile is opened again, so that the rows are of one artifact.
+
         Raises:
             FileNotFoundError: there is no artifact at ``path``.
             DamagedFileError: a file is missing, cut or changed.
+            ReplacedError: the artifact given as ``path`` was replaced since it was opened.
             OSError: SSD bands cannot be opened, or ``io`` is refused here.
             ValueError: an argument is out of range.
         """
-        artifact = path if isinstance(path, Artifact) else Artifact.open(path)
+        for _ in range(1 if isinstance(path, Artifact) else OPEN_ATTEMPTS):
+            artifact = path if isinstance(path, Artifact) else Artifact.open(path)
+            try:
+                store = cls._load(artifact, io, queue_depth, threads)
+            except (ValueError, OSError):
+                if artifact.is_current():
+                    raise
+            else:
+                # The files that were opened belong together if the directory is still the same one.
+                if artifact.is_current():
+                    return store
+        raise ReplacedError(artifact.path)
+
+    @classmethod
+    def _load(cls, artifact: Artifact, io: str, queue_depth: int, threads: int) -> RowStore:
         native = _native.RowStore(io=io, queue_depth=queue_depth, threads=threads)
         tensors = artifact.load_tables()
         for number, table in enumerate(artifact.tables):

@@ -166,7 +166,7 @@ class _Check:
 def _check_indices(artifact: Artifact) -> Iterator[Damage]:
     """Each index against its band: as many ids as rows, every slot once, counts that add up."""
     try:
-        tensors = artifact.load_tables()
+        tensors = artifact.tables_file()
     except DamagedFileError as error:
         yield _damage(artifact.path, error)
         return
@@ -184,8 +184,7 @@ def _check_indices(artifact: Artifact) -> Iterator[Damage]:
 
 
 def _bitmap_good(bits: np.ndarray, directory: np.ndarray, num_embeddings: int, rows: int) -> bool:
-    ones = _popcount(bits)
-    blocks = np.add.reduceat(ones, np.arange(0, ones.size, 8))
+    blocks = _ones_in_blocks(bits)
     beyond = int(bits[-1]) >> (num_embeddings % 64) if num_embeddings % 64 else 0
     return bool(
         beyond == 0
@@ -195,9 +194,16 @@ def _bitmap_good(bits: np.ndarray, directory: np.ndarray, num_embeddings: int, r
     )
 
 
-def _popcount(words: np.ndarray) -> np.ndarray:
-    per_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
-    return per_byte[words.view(np.uint8)].reshape(-1, 8).sum(axis=1)
+def _ones_in_blocks(words: np.ndarray) -> np.ndarray:
+    """The number of ones in every 512 bits, the last block being as long as it is."""
+    per_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+    blocks = np.zeros(-(-words.size // 8), np.int64)
+    step = 1 << 20  # words at a time, a multiple of the block
+    for start in range(0, words.size, step):
+        ones = per_byte[words[start : start + step].view(np.uint8)]
+        sums = np.add.reduceat(ones, np.arange(0, ones.size, 64), dtype=np.int64)
+        blocks[start // 8 : start // 8 + sums.size] = sums
+    return blocks
 
 
 def _hash_good(keys: np.ndarray, slots: np.ndarray, num_embeddings: int, rows: int) -> bool:
