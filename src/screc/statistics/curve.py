@@ -1,4 +1,4 @@
-"""The access curve of a table: look-up probability by rank, in the few runs of equal counts it consists of."""
+"""The access curve of a table: look-up probability by rank, in runs of equal counts."""
 
 from __future__ import annotations
 
