@@ -156,7 +156,9 @@ def test_curves_equal_sums_over_rows(case: tuple[int, dict[int, int]], lookups: 
     np.testing.assert_allclose(table.share(ranks), [raw[:r].sum() for r in ranks], atol=1e-12)
 
     unseen = table.unseen_share
-    smooth = raw * (1 - unseen) if counts else raw.copy()
+    smooth = raw.copy()
+    if counts:
+        smooth[: len(counts)] -= unseen / len(counts)
     if len(counts) < rows:
         smooth[len(counts) :] = unseen / (rows - len(counts))
     curve = table.smoothed_curve
@@ -176,6 +178,19 @@ def test_unseen_share_is_good_turing_within_its_cap() -> None:
     assert table_of(4, {0: 1, 1: 1}).unseen_share == pytest.approx(0.5)  # capped: all rows equally likely
     assert table_of(2, {0: 1, 1: 1}).unseen_share == 0
     assert table_of(7, {}).unseen_share == 1
+
+
+def test_smoothing_predicts_the_tail_of_look_ups_to_come() -> None:
+    law = 1 / np.arange(1, 100_001) ** 1.05
+    law /= law.sum()
+    random = np.random.default_rng(5)
+    seen = np.bincount(random.choice(100_000, 50_000, p=law), minlength=100_000)
+    table = TableStatistics.from_counts("t", 100_000, np.arange(100_000), seen, num_samples=50_000)
+    truth = law[table.ids_in_ranks(0, 100_000)]
+    for share in (0.02, 0.1, 0.5, 1.0):
+        cut = int(share * table.num_seen)
+        predicted = 1 - float(table.smoothed_curve.share(cut))
+        assert predicted == pytest.approx(truth[cut:].sum(), rel=0.1)
 
 
 def test_tables_never_looked_up_work() -> None:

@@ -32,7 +32,7 @@ def smoothed(table: TableStatistics) -> np.ndarray:
     rows, seen, unseen = table.num_embeddings, table.num_seen, table.unseen_share
     result = np.zeros(rows)
     if seen:
-        result[:seen] = table.counts / table.num_lookups * (1 - unseen)
+        result[:seen] = table.counts / table.num_lookups - unseen / seen
     if seen < rows:
         result[seen:] = unseen / (rows - seen)
     return result

@@ -269,7 +269,7 @@ def test_check_plan_finds_what_is_wrong() -> None:
         check_plan(changed(predicted=wrong), SMALL)
     assert plan.predicted.tt_share > 0
     exact = plan.budget.model_copy(update={"max_tt_share": 0.0})
-    with pytest.raises(PlanError, match="of the look-ups, at most 0.0 may"):
+    with pytest.raises(PlanError, match=r"of the look-ups, at most 0\.0 may"):
         check_plan(changed(budget=exact), SMALL)
     split = next(layout for layout in plan.layouts if len(layout.bands) > 1)
     cut = split.model_copy(update={"bands": split.bands[1:]})
@@ -351,7 +351,7 @@ def test_summary_and_picture(tmp_path) -> None:
         plot_plan(plan, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(magic)
     assert "t2  (5,000)" in (tmp_path / "plan.svg").read_text()
-    with pytest.raises(ValueError, match="must end with .png or .svg"):
+    with pytest.raises(ValueError, match=r"must end with \.png or \.svg"):
         plot_plan(plan, tmp_path / "plan.pdf")
     plot_plan(make_plan(zipf_statistics((1,)), 16, SYSTEM, dram_bytes=0), tmp_path / "one.svg")
 

@@ -1,4 +1,4 @@
-"""What a layout is predicted to cost: seconds, pages and bytes per batch, from access curves and a host's rates.
+"""What a layout is predicted to cost per batch, from the table's access curve and the host's rates.
 
 Every function is vectorised over candidate layouts of one table, each written as three numbers: ranks
 ``[0, hot)`` are float32 rows in DRAM, ``[hot, stop)`` a tensor-train band, ``[stop, N)`` rows on SSD; any of

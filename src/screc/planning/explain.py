@@ -93,7 +93,8 @@ def plan_summary(plan: Plan, console: Console) -> None:
     )
     console.print(
         f"Predicted {1e3 * predicted.seconds_per_batch:.3f} ms per batch of {plan.options.batch_size}: "
-        f"embeddings {1e3 * predicted.embedding_seconds:.3f} ms, MLPs {1e3 * predicted.dense_seconds:.3f} ms, "
+        f"embeddings {1e3 * predicted.embedding_seconds:.3f} ms, "
+        f"MLPs {1e3 * predicted.dense_seconds:.3f} ms, "
         f"waiting for a read {1e3 * predicted.ssd_wait_seconds:.3f} ms; "
         f"{predicted.lookups_per_batch:,.0f} look-ups, {predicted.pages_per_batch:.1f} pages",
         highlight=False,

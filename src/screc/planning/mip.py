@@ -17,6 +17,7 @@ _FEASIBILITY = 1e-9
 # Relative room for the rounding of sums when two bounds are compared.
 _ROUNDING = 1e-6
 _MOST_REPAIRS = 20
+_PRICE_FACTORS = (1.0, 1.01, 1.05, 1.2)
 
 
 class Infeasible(ValueError):
@@ -86,7 +87,7 @@ def choose(
     stacked = _Stacked(groups, limits)
     prices = stacked.lp_prices()
     bound, reduced = stacked.lagrangian(prices)
-    best = stacked.best_start(reduced)
+    best = stacked.best_start(prices)
     upper = stacked.cost(best) if best is not None else np.inf
     status, kept, solver_bound = "bound", np.zeros(0, dtype=np.int64), bound
     if upper > bound * (1 + gap) + 1e-300:
@@ -182,21 +183,26 @@ class _Stacked:
         least = np.minimum.reduceat(priced, self.starts[:-1])
         return max(0.0, float(least.sum() - prices.sum())), priced - least[self.group]
 
-    def best_start(self, reduced: np.ndarray) -> np.ndarray | None:
+    def best_start(self, prices: np.ndarray) -> np.ndarray | None:
         """The best greedy choice from a few starts; None where none of them is feasible."""
-        used = self.scaled.sum(axis=1)
-        keys = [(reduced, used), (used, self.costs)]
-        keys += [(self.scaled[:, r], used) for r in range(self.binding.size)]
-        best = None
-        for key in keys:
-            order = np.lexsort((key[1], key[0], self.group))
-            start = order[self.starts[:-1]]
-            if not self.feasible(start):
-                continue
-            choice = self._improved(start)
-            if best is None or self.cost(choice) < self.cost(best):
-                best = choice
-        return best
+        # The cheapest columns at the LP's prices are near the optimum but may overstep a limit a little;
+        # dearer resources leave room, which the exchange then uses.
+        starts = []
+        for factor in _PRICE_FACTORS:
+            priced = self.costs + self.scaled @ (factor * prices)
+            starts.append(self._least_per_group(priced, self.scaled.sum(axis=1)))
+        feasible = [start for start in starts if self.feasible(start)]
+        if not feasible:
+            used = self.scaled.sum(axis=1)
+            starts = [self._least_per_group(used, self.costs)]
+            starts += [self._least_per_group(self.scaled[:, r], used) for r in range(self.binding.size)]
+            feasible = [start for start in starts if self.feasible(start)][:1]
+        improved = [self._improved(start) for start in feasible]
+        return min(improved, key=self.cost, default=None)
+
+    def _least_per_group(self, key: np.ndarray, then: np.ndarray) -> np.ndarray:
+        """Per group the column of the least key, ties by ``then``."""
+        return np.lexsort((then, key, self.group))[self.starts[:-1]]
 
     def _improved(self, choice: np.ndarray) -> np.ndarray:
         """Exchange columns, best saving per resource first, while one fits and saves."""

@@ -181,7 +181,7 @@ class _Problem:
     def __init__(
         self, statistics: AccessStatistics, dims: Sequence[int], system: SystemSpec, options: PlanOptions
     ) -> None:
-        self._inputs = statistics, dims, system, options
+        self._system = system
         self._options = options
         use_ssd = options.ssd and system.ssd is not None
         self.candidates: list[Candidates] = []
@@ -233,7 +233,7 @@ class _Problem:
         return choose(cost, columns, np.array(limits), gap=gap, time_limit=self._options.time_limit)
 
     def _refusal(self, budget: Budget) -> InfeasibleBudget:
-        statistics, dims, system, options = self._inputs
+        system, options = self._system, self._options
         smallest, proven = self.smallest_dram(budget)
         ways = [f"raise the DRAM budget to {smallest} bytes ({format_bytes(smallest)})"]
         if system.ssd is not None and not options.ssd:
@@ -250,8 +250,8 @@ class _Problem:
         else:
             ways.append("allow TT bands (tt=True)")
         return InfeasibleBudget(
-            f"no plan fits {budget.dram_bytes} bytes of DRAM ({format_bytes(budget.dram_bytes)}); the smallest "
-            f"feasible DRAM budget with these options is {smallest} bytes"
+            f"no plan fits {budget.dram_bytes} bytes of DRAM ({format_bytes(budget.dram_bytes)}); "
+            f"the smallest feasible DRAM budget with these options is {smallest} bytes"
             + ("" if proven else " or a little less (the search for it reached time_limit)")
             + ". Either "
             + ", or ".join(ways),

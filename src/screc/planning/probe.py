@@ -198,7 +198,8 @@ class _Probe:
                     _native.tt_rows(cores, next(ids)[:rows], out[:rows], self.pool)
 
                 median, spread = self._measure(
-                    f"tensor-train rows, TT rank {tt_rank}, dimension {dim}", lambda run=run: run(count)
+                    f"tensor-train rows, TT rank {tt_rank}, dimension {dim}",
+                    lambda run=run, count=count: run(count),
                 )
                 # Each call repacks the cores, which serving does once: a call for one row tells how long.
                 repacking = float(np.median(_timed(lambda run=run: run(1), _LEAST_ROUNDS)))
@@ -285,8 +286,8 @@ def _test_file(directory: Path, free: int, random: np.random.Generator) -> Itera
 
 def _no_room(directory: Path) -> str:
     return (
-        f"{directory}: no room for the probe's test file ({2 * _SMALLEST_FILE_BYTES >> 20} MiB free at least, "
-        f"{_FILE_BYTES >> 20} MiB used where there is more); free some, or probe another directory"
+        f"{directory}: no room for the probe's test file ({2 * _SMALLEST_FILE_BYTES >> 20} MiB free "
+        f"at least, {_FILE_BYTES >> 20} MiB used where there is more); free some, or probe another directory"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -142,7 +143,7 @@ class SystemSpec(Document):
 
 
 def _ascending(field: str, values: Sequence[int]) -> None:
-    if any(a >= b for a, b in zip(values, values[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(values)):
         raise ValueError(f"{field} must be in ascending order, got {list(values)}")
 
 
@@ -151,8 +152,8 @@ def reference_system(*, ssd: bool = True) -> SystemSpec:
 
     Its rates were measured (two threads; random rows on 2 MB pages; fp32 GEMM; O_DIRECT random reads through
     io_uring), except rows of 16, 32, 128 and 1024 bytes, all ``cached_ns``, and TT ranks 4 and 64 and
-    dimensions 16 and 128, which are extended from the measured points; ``llc_bytes`` is assumed. For decisions,
-    use ``probe``.
+    dimensions 16 and 128, which are extended from the measured points; ``llc_bytes`` is assumed. For
+    decisions, use ``probe``.
     """
     gather = (
         (16, 14.0, 3.0),

@@ -138,8 +138,9 @@ class TableStatistics:
         """Estimated probability that a look-up asks for a row that was never seen.
 
         Good-Turing: look-ups of rows seen once / all look-ups, taking at least one such row, so that a cold
-        band is never predicted to cost nothing. It is capped at unseen / (look-ups + unseen): an unseen row
-        is never taken to be more likely than a row seen once. 0 where all rows were seen, 1 where none was.
+        band is never predicted to cost nothing. It is capped at unseen * seen / (rows * look-ups): an unseen
+        row is never taken to be more likely than a row seen once. 0 where all rows were seen, 1 where none
+        was.
         """
         unseen = self.num_embeddings - self.num_seen
         if unseen == 0:
@@ -147,7 +148,8 @@ class TableStatistics:
         if self.num_lookups == 0:
             return 1.0
         singletons = self.num_seen - int(np.searchsorted(-self.counts, -1, side="left"))
-        return min(max(singletons, 1) / self.num_lookups, unseen / (self.num_lookups + unseen))
+        most = unseen * self.num_seen / (self.num_embeddings * self.num_lookups)
+        return min(max(singletons, 1) / self.num_lookups, most)
 
     @cached_property
     def curve(self) -> AccessCurve:
@@ -156,7 +158,11 @@ class TableStatistics:
 
     @cached_property
     def smoothed_curve(self) -> AccessCurve:
-        """The access curve with :attr:`unseen_share` of the look-ups on the unseen rows; for predictions."""
+        """The access curve for predictions: :attr:`unseen_share` of the look-ups fall on the unseen rows.
+
+        All seen rows lose the same probability to them (absolute discounting), for it is among the rows seen
+        a few times that a count overstates what comes next.
+        """
         return AccessCurve.of_counts(self.num_embeddings, self.counts, self.unseen_share)
 
     def share(self, ranks: np.ndarray | int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The access curve of a table: look-up probability by rank, in the few runs of equal counts it consists of."""
+"""The access curve of a table: look-up probability by rank, in runs of equal counts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ class AccessCurve:
         Args:
             num_embeddings: rows of the table, seen and unseen.
             counts: look-ups of each seen row, in rank order, all positive.
-            unseen_share: probability that a look-up asks for any unseen row, spread evenly over them;
-                ignored (0) where every row was seen and 1 where none was.
+            unseen_share: probability that a look-up asks for any unseen row, spread evenly over them and
+                taken from all seen rows alike (absolute discounting: rows counted a few times owe much of
+                their count to chance, hot rows hardly any). Taken as 0 where every row was seen and as 1
+                where none was.
         """
         seen = counts.size
         unseen = num_embeddings - seen
@@ -44,7 +46,8 @@ class AccessCurve:
         starts = np.flatnonzero(np.diff(counts, prepend=-1)) if seen else np.zeros(0, dtype=np.int64)
         boundaries, probabilities = starts, np.zeros(0)
         if seen:
-            probabilities = counts[starts] * ((1.0 - unseen_share) / counts.sum(dtype=np.float64))
+            lookups = counts.sum(dtype=np.float64)
+            probabilities = counts[starts] / lookups - unseen_share / seen
         if unseen:
             boundaries = np.append(boundaries, seen)
             probabilities = np.append(probabilities, unseen_share / unseen)
