@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import killed_run
 import numpy as np
 import pytest
 import torch
@@ -386,46 +386,33 @@ def test_shuffle_permutes_within_windows(window: int) -> None:
     assert samples_of(shuffled_batches(log, 32, window=window, seed=2, epoch=0)) != shuffled
 
 
-KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-from tiny_log import TinyLog, tiny_model
-from screc.training import TrainingConfig, train
-config = TrainingConfig(batch_size=32, num_threads=1, epochs=4, checkpoint_every_samples=64, log_every=1)
-print("ready", flush=True)
-report = train(tiny_model(banded=True), TinyLog(), config, out={out!r})
-print("done", report.samples, flush=True)
-"""
-
-
 @pytest.mark.slow
-def test_killed_at_any_moment_it_can_be_resumed(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    script = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
-    rng, kills, last = random.Random(0), 0, 0
+def test_killed_at_any_moment_it_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    # Imports torch once; the runs are forked from it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed_run"])
+    out, rng, kills, last = tmp_path / "out", random.Random(0), 0, 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        # A whole run takes a second or so; every third time the process may go further.
-        time.sleep(rng.uniform(0.0, 0.12 if kills < 12 else 5.0))
+        process = context.Process(target=killed_run.run, args=(out,))
+        process.start()
+        # The first dozen get less time than a run takes, the others enough.
+        process.join(rng.uniform(0.0, 0.2) if kills < 12 else 60)
         process.kill()
-        rest = process.stdout.read()
-        process.wait()
+        process.join()
         if out.exists():
             position = Checkpoint.open(out).training["position"]["samples"]
             assert position >= last
             last = position
             assert np.isfinite(predict(load_model(out), TinyLog(64))).all()
-        if "done" in rest:
+        if process.exitcode == 0:
             break
+        assert process.exitcode == -signal.SIGKILL
         kills += 1
-        assert kills < 60
-    assert kills >= 10
-    assert last == 4 * 640
-    config = TrainingConfig(batch_size=32, num_threads=1, epochs=4, checkpoint_every_samples=64, log_every=1)
-    train(tiny_model(banded=True), TinyLog(), config, out=tmp_path / "whole")
+    assert last == 8 * 640
+    killed_run.run(tmp_path / "whole")
     same_result(tmp_path / "whole", out)
-    train(tiny_model(banded=True), TinyLog(), config, out=out, resume=False)
+    train(tiny_model(), TinyLog(), CONFIG, out=out, resume=False)
     # What killed processes left behind went with the next write.
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["out", "whole"]
+    assert kills >= 10
