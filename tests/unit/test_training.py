@@ -269,12 +269,30 @@ def test_progress(tmp_path: Path) -> None:
     assert np.mean([e.loss for e in events]) == pytest.approx(report.train_loss, rel=0.1)
 
 
-def test_settings_of_torch_are_put_back(tmp_path: Path) -> None:
+def test_threads_are_put_back(tmp_path: Path) -> None:
     torch.set_num_threads(2)
-    train(tiny_model(), TinyLog(), dataclasses.replace(CONFIG, bf16_matmul=True), out=tmp_path / "out")
-    assert torch.get_num_threads() == 2
-    assert torch.get_float32_matmul_precision() == "highest"
-    torch.set_num_threads(1)
+    try:
+        train(tiny_model(), TinyLog(), CONFIG, out=tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("banded", [False, True])
+def test_bf16_stays_near_float32(tmp_path: Path, banded: bool) -> None:
+    reports = [
+        train(
+            tiny_model(banded=banded),
+            TinyLog(),
+            dataclasses.replace(CONFIG, bf16_matmul=bf16),
+            out=tmp_path / f"{bf16}",
+            evaluation=TinyLog(),
+        )
+        for bf16 in (False, True)
+    ]
+    assert reports[0].train_loss != reports[1].train_loss
+    assert reports[1].train_loss == pytest.approx(reports[0].train_loss, abs=0.01)
+    assert load_model(tmp_path / "True").tables.weight.dtype == torch.float32
 
 
 def test_log_must_fit_the_model(tmp_path: Path) -> None:
