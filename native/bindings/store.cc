@@ -1,12 +1,25 @@
-#include <algorithm>
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <filesystem>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "store/index.h"
 #include "store/page.h"
+#include "store/row_store.h"
 
 namespace screc::bindings {
 namespace {
+
+// Runs without the GIL: the store may be busy with another thread's look-up.
+template <typename Body>
+auto released(const Body& body) {
+  nb::gil_scoped_release release;
+  return body();
+}
 
 template <typename Array>
 void check_page_shape(const Array& pages, const char* name) {
@@ -75,9 +88,168 @@ void build_hash(const AnyConstArray& ids, const AnyConstArray& slots, const AnyA
                    static_cast<std::int64_t>(keys_out.shape(0)));
 }
 
+// None, ("bitmap", bits, directory) or ("hash", keys, slots). The arrays are not copied.
+BandIndex index_of(nb::handle index) {
+  if (index.is_none()) return IdentityIndex{};
+  constexpr const char* kForms = "index: expected None, ('bitmap', bits, directory) or ('hash', keys, slots)";
+  if (!nb::isinstance<nb::tuple>(index) || nb::len(index) != 3) throw nb::type_error(kForms);
+  std::string form;
+  AnyConstArray first, second;
+  if (!nb::try_cast(index[0], form) || !nb::try_cast(index[1], first) || !nb::try_cast(index[2], second)) {
+    throw nb::type_error(kForms);
+  }
+  const auto lengths = [&] {
+    return std::pair(static_cast<std::int64_t>(first.shape(0)), static_cast<std::int64_t>(second.shape(0)));
+  };
+  if (form == "bitmap") {
+    const auto* bits = checked<std::uint64_t>(first, "index bits", 1);
+    const auto* directory = checked<std::uint32_t>(second, "index directory", 1);
+    return BitmapIndex{bits, directory, lengths().first, lengths().second};
+  }
+  if (form == "hash") {
+    const auto* keys = checked<std::int64_t>(first, "index keys", 1);
+    const auto* slots = checked<std::uint32_t>(second, "index slots", 1);
+    if (lengths().first != lengths().second) {
+      throw nb::value_error(("index slots: expected " + std::to_string(lengths().first) +
+                             " entries as in keys, got " + std::to_string(lengths().second))
+                                .c_str());
+    }
+    return HashIndex{keys, slots, lengths().first};
+  }
+  throw nb::value_error((std::string(kForms) + ", got '" + form + "'").c_str());
+}
+
+void add_dram_band(RowStore& store, int table, const AnyConstArray& rows, nb::handle index) {
+  const auto* data = checked<float>(rows, "rows", 2);
+  const BandIndex form = index_of(index);
+  nb::gil_scoped_release release;
+  store.add_dram_band(table, data, static_cast<std::int64_t>(rows.shape(0)),
+                      static_cast<std::int64_t>(rows.shape(1)), form);
+}
+
+void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& cores, nb::handle index) {
+  std::vector<TtCoreView> views;
+  for (const AnyConstArray& core : cores) {
+    const std::string name = "cores[" + std::to_string(views.size()) + "]";
+    const auto* data = checked<float>(core, name.c_str(), 4);
+    const auto extent = [&](std::size_t axis) { return static_cast<std::int64_t>(core.shape(axis)); };
+    views.push_back({data, extent(0), extent(1), extent(2), extent(3)});
+  }
+  const BandIndex form = index_of(index);
+  nb::gil_scoped_release release;
+  store.add_tt_band(table, views, form);
+}
+
+void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index) {
+  const BandIndex form = index_of(index);
+  nb::gil_scoped_release release;
+  store.add_ssd_band(table, path.string(), band, form);
+}
+
+void check_out_shape(const AnyArray& out, std::int64_t rows, std::int64_t columns) {
+  if (out.shape(0) != static_cast<std::size_t>(rows) || out.shape(1) != static_cast<std::size_t>(columns)) {
+    throw nb::value_error(("out: expected shape [" + std::to_string(rows) + ", " + std::to_string(columns) +
+                           "], got " + shape_text(out))
+                              .c_str());
+  }
+}
+
+void gather(RowStore& store, int table, const AnyConstArray& ids, const AnyArray& out) {
+  const auto* wanted = checked<std::int64_t>(ids, "ids", 1);
+  auto* target = checked<float>(out, "out", 2);
+  const auto n = static_cast<std::int64_t>(ids.shape(0));
+  check_out_shape(out, n, released([&] { return store.embedding_dim(table); }));
+  nb::gil_scoped_release release;
+  store.gather(table, wanted, n, target);
+}
+
+void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
+            const AnyArray& out) {
+  LookupRequest request{checked<std::int64_t>(ids, "ids", 1), static_cast<std::int64_t>(ids.shape(0)),
+                        checked<std::int64_t>(offsets, "offsets", 1), batch_size};
+  auto* target = checked<float>(out, "out", 2);
+  if (batch_size < 0) {
+    throw nb::value_error(("batch_size: must not be negative, got " + std::to_string(batch_size)).c_str());
+  }
+  const auto [tables, width] =
+      released([&] { return std::pair<std::int64_t, std::int64_t>(store.num_tables(), store.total_dim()); });
+  if (static_cast<std::int64_t>(offsets.shape(0)) != tables * batch_size + 1) {
+    throw nb::value_error(("offsets: expected " + std::to_string(tables) + " tables x " +
+                           std::to_string(batch_size) +
+                           " samples + 1 = " + std::to_string(tables * batch_size + 1) + " entries, got " +
+                           std::to_string(offsets.shape(0)))
+                              .c_str());
+  }
+  check_out_shape(out, batch_size, width);
+  nb::gil_scoped_release release;
+  store.lookup(request, 0, batch_size, target, width);
+}
+
+void bind_row_store(nb::module_& module) {
+  nb::class_<StoreStats>(
+      module, "StoreStats",
+      "Counts since the store was made. dram_rows + tt_rows + ssd_rows == lookups; calls that "
+      "raised are not counted.")
+      .def_ro("lookups", &StoreStats::lookups, "Ids looked up.")
+      .def_ro("dram_rows", &StoreStats::dram_rows, "Look-ups that ended in a band of rows in DRAM.")
+      .def_ro("tt_rows", &StoreStats::tt_rows, "Look-ups that ended in a tensor-train band.")
+      .def_ro("ssd_rows", &StoreStats::ssd_rows, "Look-ups that ended in a band on SSD.")
+      .def_ro(
+          "page_requests", &StoreStats::page_requests,
+          "4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.")
+      .def_ro("pages_read", &StoreStats::pages_read, "4 KiB pages read.")
+      .def_ro("bytes_read", &StoreStats::bytes_read, "Bytes read from SSD.")
+      .def_ro("dram_bytes", &StoreStats::dram_bytes, "Bytes of rows, cores and indices in DRAM.")
+      .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
+      .def_ro("direct_io", &StoreStats::direct_io,
+              "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
+      .def_ro("queue_depth", &StoreStats::queue_depth, "Page reads in flight at most.")
+      .def_ro("num_threads", &StoreStats::num_threads, "Threads that look-ups share, the caller included.");
+
+  nb::class_<RowStore>(
+      module, "RowStore",
+      "Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.\n\n"
+      "io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. "
+      "queue_depth: page\n"
+      "reads in flight. threads: 0 means one per core. An index is None (the last band, addressed by id),\n"
+      "('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. "
+      "Arrays\n"
+      "are kept alive, not copied; they must not change. Calls from several threads take turns.")
+      .def(nb::init<const std::string&, int, int>(), nb::arg("io") = "auto", nb::arg("queue_depth") = 64,
+           nb::arg("threads") = 0)
+      .def("add_table", &RowStore::add_table, nb::arg("num_embeddings"), nb::arg("embedding_dim"),
+           nb::arg("mean") = false, nb::call_guard<nb::gil_scoped_release>(),
+           "Adds a table and returns its number. mean: bags are averaged, not summed.")
+      .def("add_dram_band", add_dram_band, nb::arg("table"), nb::arg("rows"),
+           nb::arg("index").none() = nb::none(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
+           "Adds rows, float32 [slots, dim], as the next band.")
+      .def("add_tt_band", add_tt_band, nb::arg("table"), nb::arg("cores"),
+           nb::arg("index").none() = nb::none(), nb::keep_alive<1, 4>(),
+           "Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are "
+           "copied.")
+      .def("add_ssd_band", add_ssd_band, nb::arg("table"), nb::arg("path"), nb::arg("band"),
+           nb::arg("index").none() = nb::none(), nb::keep_alive<1, 5>(),
+           "Adds a file of pages as the next band; its pages must carry this table and band number.\n\n"
+           "Raises OSError when the file is missing, has the wrong size, or its first or last page is "
+           "damaged.")
+      .def("gather", gather, nb::arg("table"), nb::arg("ids"), nb::arg("out"),
+           "Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the "
+           "table and\n"
+           "OSError naming file and page for a damaged page; out is then undefined.")
+      .def("lookup", lookup, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
+           "Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out\n"
+           "(float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.")
+      .def("stats", &RowStore::stats, nb::call_guard<nb::gil_scoped_release>(),
+           "A StoreStats of this moment.")
+      .def_prop_ro("num_tables", &RowStore::num_tables, nb::call_guard<nb::gil_scoped_release>(), "Tables.")
+      .def_prop_ro("total_dim", &RowStore::total_dim, nb::call_guard<nb::gil_scoped_release>(),
+                   "Sum of the tables' embedding dimensions.");
+}
+
 }  // namespace
 
 void bind_store(nb::module_& module) {
+  bind_row_store(module);
   module.def(
       "fill_pages", fill, nb::arg("rows"), nb::arg("table"), nb::arg("band"), nb::arg("first_page"),
       nb::arg("out"),

@@ -1,68 +1,74 @@
 #include "store/index.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
 namespace screc {
 
-std::int64_t count_rows(const BitmapIndex& index, std::int64_t num_embeddings) {
-  std::int64_t rows = 0;
-  for (std::int64_t word = 0; word < (num_embeddings + 63) / 64; ++word)
-    rows += std::popcount(index.bits[word]);
-  return rows;
-}
+namespace {
 
-std::int64_t count_rows(const HashIndex& index) {
-  return index.capacity - std::count(index.keys, index.keys + index.capacity, std::int64_t{-1});
-}
+std::string number(std::int64_t value) { return std::to_string(value); }
 
-void check_bitmap(const BitmapIndex& index, std::int64_t num_embeddings, std::int64_t num_rows) {
-  const std::int64_t words = (num_embeddings + 63) / 64;
+std::int64_t checked_rows_of(const IdentityIndex&, std::int64_t num_embeddings) { return num_embeddings; }
+
+std::int64_t checked_rows_of(const BitmapIndex& index, std::int64_t num_embeddings) {
+  const std::int64_t words = (num_embeddings + 63) / 64, blocks = (words + 7) / 8;
+  if (index.num_words != words || index.num_blocks != blocks + 1) {
+    throw std::invalid_argument("index: a bitmap of " + number(num_embeddings) + " ids has bits [" +
+                                number(words) + "] and directory [" + number(blocks + 1) + "], got [" +
+                                number(index.num_words) + "] and [" + number(index.num_blocks) + "]");
+  }
   std::int64_t rows = 0;
-  for (std::int64_t word = 0; word < words; ++word) {
-    if (word % 8 == 0 && index.directory[word / 8] != rows) {
-      throw std::invalid_argument("index: directory[" + std::to_string(word / 8) + "] is " +
-                                  std::to_string(index.directory[word / 8]) + ", the bits before it count " +
-                                  std::to_string(rows));
+  for (std::int64_t block = 0; block <= blocks; ++block) {
+    if (index.directory[block] != rows) {
+      throw std::invalid_argument("index: directory[" + number(block) + "] is " +
+                                  number(index.directory[block]) + ", the bits before it count " +
+                                  number(rows));
     }
-    rows += std::popcount(index.bits[word]);
+    for (std::int64_t word = 8 * block; word < std::min(words, 8 * block + 8); ++word) {
+      rows += std::popcount(index.bits[word]);
+    }
   }
   const std::int64_t tail = num_embeddings % 64;
   if (tail != 0 && index.bits[words - 1] >> tail != 0) {
-    throw std::invalid_argument("index: bits beyond id " + std::to_string(num_embeddings - 1) + " are set");
+    throw std::invalid_argument("index: bits beyond the last id, " + number(num_embeddings - 1) +
+                                ", are set");
   }
-  const std::int64_t last = (words + 7) / 8;
-  if (rows != num_rows || index.directory[last] != rows) {
-    throw std::invalid_argument("index: " + std::to_string(rows) + " bits are set and directory[" +
-                                std::to_string(last) + "] is " + std::to_string(index.directory[last]) +
-                                ", the band has " + std::to_string(num_rows) + " rows");
-  }
+  return rows;
 }
 
-void check_hash(const HashIndex& index, std::int64_t num_embeddings, std::int64_t num_rows) {
-  std::int64_t rows = 0;
-  for (std::int64_t at = 0; at < index.capacity; ++at) {
-    if (index.keys[at] == -1) continue;
-    ++rows;
-    if (index.keys[at] < 0 || index.keys[at] >= num_embeddings) {
-      throw std::invalid_argument("index: keys[" + std::to_string(at) + "] is " +
-                                  std::to_string(index.keys[at]) + ", the table has " +
-                                  std::to_string(num_embeddings) + " rows");
-    }
-    if (index.slots[at] >= num_rows) {
-      throw std::invalid_argument("index: slots[" + std::to_string(at) + "] is " +
-                                  std::to_string(index.slots[at]) + ", the band has " +
-                                  std::to_string(num_rows) + " rows");
-    }
-  }
-  if (rows != num_rows) {
-    throw std::invalid_argument("index: it holds " + std::to_string(rows) + " ids, the band has " +
-                                std::to_string(num_rows) + " rows");
-  }
+std::int64_t checked_rows_of(const HashIndex& index, std::int64_t num_embeddings) {
+  const std::int64_t rows =
+      index.capacity - std::count(index.keys, index.keys + index.capacity, std::int64_t{-1});
   if (rows == index.capacity) {
     throw std::invalid_argument("index: keys has no empty entry (-1), so that a search would not end");
   }
+  for (std::int64_t at = 0; at < index.capacity; ++at) {
+    if (index.keys[at] == -1) continue;
+    if (index.keys[at] < 0 || index.keys[at] >= num_embeddings) {
+      throw std::invalid_argument("index: keys[" + number(at) + "] is " + number(index.keys[at]) +
+                                  ", the table has " + number(num_embeddings) + " rows");
+    }
+    if (index.slots[at] >= rows) {
+      throw std::invalid_argument("index: slots[" + number(at) + "] is " + number(index.slots[at]) +
+                                  ", the index holds " + number(rows) + " ids");
+    }
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::int64_t checked_rows(const BandIndex& index, std::int64_t num_embeddings) {
+  const std::int64_t rows =
+      std::visit([&](const auto& form) { return checked_rows_of(form, num_embeddings); }, index);
+  if (rows == 0) throw std::invalid_argument("index: it holds no id; drop the band");
+  if (!std::holds_alternative<IdentityIndex>(index) && rows > std::numeric_limits<std::uint32_t>::max()) {
+    throw std::invalid_argument("index: it holds " + number(rows) + " ids, slots are 32 bits wide");
+  }
+  return rows;
 }
 
 void build_hash_index(const std::int64_t* ids, const std::uint32_t* id_slots, std::int64_t n,

@@ -3,13 +3,15 @@
 
 #include <bit>
 #include <cstdint>
+#include <variant>
 
 namespace screc {
 
-// Reads beyond the arrays are ruled out when the band is added (check_* in index.cc).
 struct BitmapIndex {
   const std::uint64_t* bits;
   const std::uint32_t* directory;
+  std::int64_t num_words;
+  std::int64_t num_blocks;  // entries of the directory
 
   // -1 when the band does not hold the id.
   std::int64_t find(std::int64_t id) const {
@@ -22,6 +24,11 @@ struct BitmapIndex {
     }
     return slot + std::popcount(bits[word] & (bit - 1));
   }
+  void prefetch(std::int64_t id) const {
+    __builtin_prefetch(bits + (id >> 6));
+    __builtin_prefetch(directory + (id >> 9));
+  }
+  std::int64_t bytes() const { return 8 * num_words + 4 * num_blocks; }
 };
 
 // The splitmix64 finaliser.
@@ -51,17 +58,26 @@ struct HashIndex {
       if (++at == capacity) at = 0;
     }
   }
+  void prefetch(std::int64_t id) const {
+    const std::int64_t at = start(id, capacity);
+    __builtin_prefetch(keys + at);
+    __builtin_prefetch(slots + at);
+  }
+  std::int64_t bytes() const { return 12 * capacity; }
 };
 
-// Ids up to `num_embeddings` to the slots of a band of `num_rows` rows: refuses, with std::invalid_argument,
-// arrays that would answer a slot outside the band, that do not hold num_rows ids, or whose look-up would not
-// end.
-void check_bitmap(const BitmapIndex& index, std::int64_t num_embeddings, std::int64_t num_rows);
-void check_hash(const HashIndex& index, std::int64_t num_embeddings, std::int64_t num_rows);
+// The slot is the id.
+struct IdentityIndex {
+  std::int64_t find(std::int64_t id) const { return id; }
+  void prefetch(std::int64_t) const {}
+  std::int64_t bytes() const { return 0; }
+};
 
-// Ids that the index holds.
-std::int64_t count_rows(const BitmapIndex& index, std::int64_t num_embeddings);
-std::int64_t count_rows(const HashIndex& index);
+using BandIndex = std::variant<IdentityIndex, BitmapIndex, HashIndex>;
+
+// Rows of a band with this index, in a table of `num_embeddings` rows. Refuses, with std::invalid_argument,
+// arrays that would answer a slot outside the band, or whose look-up would leave them or never end.
+std::int64_t checked_rows(const BandIndex& index, std::int64_t num_embeddings);
 
 // Fills `keys` and `slots` [capacity] from n (id, slot) pairs. Throws std::invalid_argument for negative or
 // repeated ids and when capacity <= n.

@@ -70,9 +70,9 @@ IdRule = HashIds | VocabularyIds | IdentityIds
 class FeatureEncoder:
     """Turns raw record batches into :class:`Batch` by one id rule per categorical column.
 
-    Values are compared by their bytes; integers and booleans by their text, so that a TSV file and its Parquet
-    copy encode alike. An empty string is a missing value, like null. In bags, missing elements are left out; a
-    missing or empty bag stays empty.
+    Values are compared by their bytes; integers and booleans by their text, so that a TSV file and its
+    Parquet copy encode alike. An empty string is a missing value, like null. In bags, missing elements are
+    left out; a missing or empty bag stays empty.
     """
 
     def __init__(self, schema: Schema, rules: Sequence[IdRule]) -> None:
@@ -130,7 +130,10 @@ class FeatureEncoder:
         np.cumsum(lengths.ravel(), out=offsets[1:])
         labels = None
         if self.schema.label in found:
-            labels = chunk.column(self.schema.label).to_numpy(zero_copy_only=False).astype(np.float32)
+            column = chunk.column(self.schema.label)
+            if column.null_count:
+                raise ValueError(f"column '{self.schema.label}': some samples have a label and some do not")
+            labels = column.to_numpy(zero_copy_only=False).astype(np.float32)
         return Batch(dense=dense, ids=np.concatenate(ids), offsets=offsets, labels=labels)
 
     def encode_records(self, records: Sequence[Mapping[str, Any]]) -> Batch:
@@ -231,6 +234,8 @@ def fit_encoder(
         raise ValueError(f"kind: expected 'vocabulary' or 'hash', got {kind!r}")
     if min_count < 1:
         raise ValueError(f"min_count: must be at least 1, got {min_count}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: must be at least 1 or None, got {limit}")
     reader = open_reader(source, schema=schema, on_error=on_error)
     schema = reader.schema
     sizes = {column.name: _rows_of(column, rows) for column in schema.categorical}
@@ -342,10 +347,12 @@ def _flatten(values: pa.Array, column: CategoricalColumn) -> tuple[pa.Array, np.
     elements = values.flatten()  # leaves out what lies under null lists
     if pa.types.is_dictionary(elements.type):
         elements = elements.dictionary_decode()
-    present = pc.is_valid(elements)
-    if not pa.types.is_integer(elements.type) and not pa.types.is_boolean(elements.type):
-        if pa.types.is_null(elements.type):
-            return pa.array([], type=pa.int64()), np.zeros_like(lengths)
+    _check_type(elements.type, column)
+    if pa.types.is_integer(elements.type) or pa.types.is_boolean(elements.type):
+        present = pc.is_valid(elements)
+    elif pa.types.is_null(elements.type):
+        return pa.array([], type=pa.int64()), np.zeros_like(lengths)
+    else:
         present = pc.fill_null(pc.greater(pc.binary_length(elements), 0), False)
     keep = present.to_numpy(zero_copy_only=False)
     if not keep.all():
@@ -367,11 +374,7 @@ def _distinct(values: pa.Array, column: CategoricalColumn) -> tuple[pa.Array, np
     """Distinct values as large_binary (missing = empty) and each sample's index into them."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_floating(values.type) or pa.types.is_nested(values.type):
-        raise TypeError(
-            f"column '{column.name}': expected integers, strings or booleans, got {values.type}; "
-            "cast it, or set multi_valued for lists"
-        )
+    _check_type(values.type, column)
     encoded = values.dictionary_encode(null_encoding="encode")
     distinct = encoded.dictionary
     if not (pa.types.is_binary(distinct.type) or pa.types.is_large_binary(distinct.type)):
@@ -380,11 +383,19 @@ def _distinct(values: pa.Array, column: CategoricalColumn) -> tuple[pa.Array, np
     return distinct, encoded.indices.to_numpy(zero_copy_only=False)
 
 
+def _check_type(kind: pa.DataType, column: CategoricalColumn) -> None:
+    if pa.types.is_floating(kind) or pa.types.is_nested(kind):
+        raise TypeError(
+            f"column '{column.name}': expected integers, strings or booleans, got {kind}; "
+            "cast it, or set multi_valued for lists"
+        )
+
+
 def _identity(values: pa.Array, column: CategoricalColumn, rows: int) -> np.ndarray:
-    if not pa.types.is_integer(values.type) and len(values):
-        raise TypeError(f"column '{column.name}': expected row ids (integers), got {values.type}")
     if values.null_count:
         raise ValueError(f"column '{column.name}': a row id is missing; give every sample one")
+    if not pa.types.is_integer(values.type) and len(values):
+        raise TypeError(f"column '{column.name}': expected row ids (integers), got {values.type}")
     ids = values.to_numpy(zero_copy_only=False).astype(np.int64)
     if ids.size and (ids.min() < 0 or ids.max() >= rows):
         wrong = ids[(ids < 0) | (ids >= rows)][0]

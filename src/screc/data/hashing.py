@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_LANES = np.arange(8)
 # Masks that keep the first k bytes of a little-endian word.
 _KEEP = np.array([(1 << (8 * k)) - 1 for k in range(9)], dtype=np.uint64)
 
@@ -25,6 +27,7 @@ def mix(values: np.ndarray) -> np.ndarray:
     return values
 
 
+@lru_cache(maxsize=1024)
 def mix_integers(*values: int) -> int:
     """One well-mixed uint64 of several integers (order matters)."""
     state = 0
@@ -55,12 +58,11 @@ def hash_bytes(values: pa.Array, seed: int) -> np.ndarray:
     state = mix(lengths.astype(np.uint64) + np.uint64(mix_integers(seed)))
     if not data.size:
         return state
-    lanes = np.arange(8)
     active = np.flatnonzero(lengths > 0)
     word = 0
     while active.size:
         starts = offsets[active] + 8 * word
-        places = np.minimum(starts[:, None] + lanes, data.size - 1)
+        places = np.minimum(starts[:, None] + _LANES, data.size - 1)
         words = data[places].view("<u8").ravel().astype(np.uint64, copy=False)
         words &= _KEEP[np.minimum(lengths[active] - 8 * word, 8)]
         words ^= state[active]

@@ -20,7 +20,8 @@ class ParquetReader:
     """Reads Parquet logs; see :class:`screc.data.reader.RawReader`.
 
     Categories may be integers, strings, binary or booleans (or lists of these where multi-valued), dense
-    columns numbers (null and NaN = missing), the label 0/1 or boolean. A file without the label column is unlabelled.
+    columns numbers (null and NaN = missing), the label 0/1 or boolean. Without the label column, the file is
+    unlabelled.
 
     Args:
         paths: files, read one after the other.
@@ -61,7 +62,7 @@ class ParquetReader:
                     groups.pop(0)
                 if not groups:
                     continue
-                for chunk in file.iter_batches(_CHUNK_ROWS, row_groups=groups, columns=names):
+                for chunk in _decoded(file.iter_batches(_CHUNK_ROWS, row_groups=groups, columns=names), path):
                     row += chunk.num_rows
                     chunk = self._checked(chunk.select(names), path, row - chunk.num_rows)
                     if skip >= chunk.num_rows:
@@ -115,6 +116,13 @@ def _open(path: Path) -> pq.ParquetFile:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
 
 
+def _decoded(chunks: Iterator[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from chunks
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged Parquet file ({error}); write it again") from error
+
+
 def _check_types(path: Path, found: pa.Schema, schema: Schema) -> None:
     for name in schema.columns:
         if name not in found.names and name != schema.label:
@@ -127,7 +135,7 @@ def _check_types(path: Path, found: pa.Schema, schema: Schema) -> None:
         kind = found.field(column.name).type
         if column.multi_valued:
             _check_type(path, column.name, kind, "a multi-valued column (lists)", _is_list)
-            kind = kind.value_type
+            kind = kind if pa.types.is_null(kind) else kind.value_type
         role = "categories (integers, strings or booleans; cast floating point first)"
         allowed = _is_id if column.num_embeddings is not None else _is_category
         _check_type(
@@ -140,19 +148,21 @@ def _check_type(path: Path, name: str, kind: pa.DataType, role: str, allowed) ->
         raise TypeError(f"{path}: column '{name}' has type {kind}, which cannot be {role}")
 
 
-def _is_id(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
+def _is_label(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
-_is_label = _is_number
+# A column of type null has only missing values; Parquet files have such where a writer saw no other.
+def _is_number(kind: pa.DataType) -> bool:
+    return _is_label(kind) or pa.types.is_null(kind)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_null(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_null(kind)
 
 
 def _is_category(kind: pa.DataType) -> bool:
@@ -161,6 +171,7 @@ def _is_category(kind: pa.DataType) -> bool:
         kind = kind.value_type
     return (
         types.is_integer(kind)
+        or types.is_null(kind)
         or types.is_boolean(kind)
         or types.is_string(kind)
         or types.is_large_string(kind)

@@ -29,10 +29,13 @@ CHUNK_ROWS = 65_536
 """Rows drawn together. Part of the recipe: within a chunk, columns are drawn one after the other."""
 
 CLICK_RATE = 0.25
+_STRONG_CARDINALITY, _STRONG, _WEAK = 100_000, 0.22, 0.13
+_PAIR_CARDINALITY, _PAIR_PROBABILITY, _PAIR_STRENGTH = 100, 0.04, 0.35
+_DENSE_STRENGTH = 1.05
+_LATENT_DIM = 4
 _PILOT_CHUNKS = 4
 _PILOT_FIRST = 1 << 62  # chunk numbers that no log reaches
 _SQRT3 = math.sqrt(3.0)
-_LATENT_DIM = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,8 @@ class SyntheticConfig:
             try:
                 values[name] = kind(number.replace("_", ""))
             except ValueError:
-                raise ValueError(f"synthetic source: '{key}' must be a number, got '{number}'") from None
+                what = "a number" if kind is float else "a whole number"
+                raise ValueError(f"synthetic source: '{key}' must be {what}, got '{number}'") from None
         if "num_rows" not in values:
             raise ValueError("synthetic source: rows=N is required, for example synthetic:rows=100000")
         return cls(**values)  # type: ignore[arg-type]
@@ -168,10 +172,10 @@ class Teacher:
         stream = np.random.Generator(np.random.Philox(key=seed * 1000 + 7))
         count = len(rows)
         exponents = stream.uniform(1.05, 1.2, count)
-        base = np.where(np.array(CRITEO_KAGGLE_ROWS) > 100_000, 0.22, 0.13)
+        base = np.where(np.array(CRITEO_KAGGLE_ROWS) > _STRONG_CARDINALITY, _STRONG, _WEAK)
         strengths = base * stream.uniform(0.7, 1.3, count)
         multipliers, addends = stream.random(count), stream.random(count)
-        kept = stream.random((count, count)) < 0.04
+        kept = stream.random((count, count)) < _PAIR_PROBABILITY
         fields = []
         for f, size in enumerate(rows):
             fields.append(
@@ -186,12 +190,12 @@ class Teacher:
                 )
             )
         self.fields = tuple(fields)
-        large = [f for f, cardinality in enumerate(CRITEO_KAGGLE_ROWS) if cardinality >= 100]
+        large = [f for f, cardinality in enumerate(CRITEO_KAGGLE_ROWS) if cardinality >= _PAIR_CARDINALITY]
         self.pairs = tuple((f, g) for f in large for g in large if f < g and kept[f, g])
         self.means = stream.uniform(0.5, 4.0, NUM_DENSE)
         self.deviations = stream.uniform(0.6, 1.6, NUM_DENSE)
         direction = stream.standard_normal(NUM_DENSE)
-        self.weights = 1.05 * direction / np.linalg.norm(direction)
+        self.weights = _DENSE_STRENGTH * direction / math.sqrt(float((direction**2).sum()))
         self._shift, self._spread = _log_moments(self.means, self.deviations)
         self.intercept = self._calibrate()
 
@@ -227,13 +231,14 @@ class Teacher:
         }
         for f, g in self.pairs:
             total += np.einsum("nk,nk->n", latents[f], latents[g])
-        total *= 0.5 * 0.35 / math.sqrt(max(1, len(self.pairs)))
+        total *= 0.5 * _PAIR_STRENGTH / math.sqrt(max(1, len(self.pairs)))
         return total
 
     def dense_logits(self, normal: np.ndarray) -> np.ndarray:
         """The dense part of the logit, float64 [n], of the normals [n, 13]."""
-        norm = float(np.linalg.norm(self.weights))
-        return normal @ self.weights + 0.5 * norm * normal[:, 0] * normal[:, 1]
+        # einsum, not BLAS, whose last bits may depend on the number of threads.
+        linear = np.einsum("nj,j->n", normal, self.weights)
+        return linear + 0.5 * _DENSE_STRENGTH * normal[:, 0] * normal[:, 1]
 
 
 @lru_cache(maxsize=8)
@@ -349,5 +354,5 @@ def _log_moments(means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray,
     density = np.exp(-0.5 * points**2)
     density /= density.sum()
     values = np.log1p(np.floor(np.exp(means[:, None] + deviations[:, None] * points)))
-    mean = values @ density
-    return mean, np.sqrt((values - mean[:, None]) ** 2 @ density)
+    mean = (values * density).sum(axis=1)
+    return mean, np.sqrt(((values - mean[:, None]) ** 2 * density).sum(axis=1))

@@ -24,6 +24,7 @@ from screc.data.schema import AVAZU, CRITEO, Schema
 
 _BLOCK_BYTES = 4 << 20
 _LONGEST_LINE = 64 << 20
+_DETECTION_LINES = 100
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -36,7 +37,7 @@ class TextFormat:
         delimiter: between columns; there is no quoting in these formats.
         columns: all columns in file order, where no header says otherwise.
         schema: the preset schema.
-        may_have_header: a first line that names the label or its first neighbour is a header.
+        may_have_header: a first line that names the label or the first column is a header.
         derive: turns parsed columns into the schema's where they differ; raises :class:`MalformedValue`.
         derived: column of the file -> columns of the schema that ``derive`` makes of it.
     """
@@ -115,30 +116,30 @@ class TextReader:
         line = 1
         for block in _line_blocks(path):
             if layout is None:
-                first = block[: block.find(b"\n") + 1] or block
-                layout = self._detect(first, path)
+                layout = self._detect(block, path)
                 if layout.has_header:
-                    block, line = block[len(first) :], 2
+                    block, line = block[block.find(b"\n") + 1 :] if b"\n" in block else b"", 2
             yield from self._parse_or_halve(block, layout, path, line)
             line += block.count(b"\n")
 
-    def _detect(self, first_line: bytes, path: Path) -> _Columns:
-        """Columns and header of a file from its first line."""
+    def _detect(self, block: bytes, path: Path) -> _Columns:
+        """Columns and header of a file from its first block."""
         columns, label = self._format.columns, self._format.schema.label
-        cells = (
-            first_line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf").split(self._format.delimiter.encode())
-        )
+        delimiter = self._format.delimiter.encode()
+        first_lines = block.split(b"\n", _DETECTION_LINES)[:_DETECTION_LINES]
         if self._format.may_have_header:
+            cells = first_lines[0].rstrip(b"\r").removeprefix(b"\xef\xbb\xbf").split(delimiter)
             names = tuple(c.decode("utf-8", "replace") for c in cells)
             if label in names or columns[0] in names:
-                needed = [c for c in self._file_columns() if c != label]
-                for name in needed:
-                    if name not in names:
+                for name in self._file_columns():
+                    if name not in names and name != label:
                         raise ValueError(f"{path}, line 1: the header lacks column '{name}'; add it")
                 if len(set(names)) != len(names):
                     raise ValueError(f"{path}, line 1: the header names a column twice; rename one")
                 return _Columns(names, True)
-        if len(cells) == len(columns) - 1:
+        # Several lines are asked, lest one short line pass a labelled file for an unlabelled one.
+        widths = [line.count(delimiter) + 1 for line in first_lines]
+        if widths.count(len(columns) - 1) > widths.count(len(columns)):
             return _Columns(tuple(c for c in columns if c != label), False)
         return _Columns(columns, False)
 
@@ -154,14 +155,20 @@ class TextReader:
         self, block: bytes, layout: _Columns, path: Path, line: int
     ) -> Iterator[pa.RecordBatch]:
         """The good lines of a block, in order; ``line`` is the number of its first line."""
-        if not block.strip():
+        if not block.strip(b"\r\n"):
             return
         try:
             yield self._parse(block, layout)
             return
         except (pa.ArrowInvalid, MalformedValue) as error:
             problem = error
-        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        lines = _count_lines(block)
+        if lines > 1 and self._on_error == "skip":
+            # The commonest fault goes first and at once; halving is slow where every other line is bad.
+            good = self._of_full_width(block, layout)
+            if len(good) < len(block):
+                yield from self._parse_or_halve(good, layout, path, line)
+                return
         if lines > 1:
             middle = _nth_line_start(block, lines // 2)
             yield from self._parse_or_halve(block[:middle], layout, path, line)
@@ -190,7 +197,9 @@ class TextReader:
         include = [name for name in self._file_columns() if name in layout.names]
         table = pyarrow.csv.read_csv(
             pa.BufferReader(block),
-            read_options=pyarrow.csv.ReadOptions(column_names=layout.names, block_size=len(block) + 1),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=layout.names, block_size=len(block) + 1, use_threads=len(block) > 1 << 16
+            ),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=self._format.delimiter, quote_char=False, escape_char=False
             ),
@@ -198,8 +207,9 @@ class TextReader:
                 column_types=types, include_columns=include, null_values=[""], strings_can_be_null=True
             ),
         )
-        if table.num_rows != block.count(b"\n") + (not block.endswith(b"\n")):
-            raise MalformedValue("the line holds a carriage return or is blank; write one sample per line")
+        lines = _count_lines(block)
+        if table.num_rows != lines and table.num_rows != lines - _count_blank_lines(block):
+            raise MalformedValue("a carriage return within the line")
         columns = {name: table.column(name).combine_chunks() for name in include}
         columns = {n: c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for n, c in columns.items()}
         if schema.label in columns:
@@ -210,6 +220,14 @@ class TextReader:
             self._format.derive(columns)
         names = [name for name in schema.columns if name in columns]
         return pa.RecordBatch.from_arrays([columns[name] for name in names], names=names)
+
+    def _of_full_width(self, block: bytes, layout: _Columns) -> bytes:
+        """The block without lines of too many or too few columns, which are counted as skipped."""
+        delimiter, width = self._format.delimiter.encode(), len(layout.names) - 1
+        lines = block.split(b"\n")
+        good = [line for line in lines if line.count(delimiter) == width or not line.strip(b"\r\n")]
+        self.skipped += len(lines) - len(good)
+        return b"\n".join(good)
 
     def _diagnose(self, line: bytes, layout: _Columns) -> str | None:
         """What is wrong with one line, in words; None where only the parser knows."""
@@ -267,6 +285,14 @@ def _open(path: Path) -> BinaryIO:
     with open(path, "rb") as stream:
         magic = stream.read(2)
     return gzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb")  # type: ignore[return-value]
+
+
+def _count_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
+def _count_blank_lines(block: bytes) -> int:
+    return sum(not line.strip(b"\r\n") for line in block.removesuffix(b"\n").split(b"\n"))
 
 
 def _nth_line_start(block: bytes, line: int) -> int:

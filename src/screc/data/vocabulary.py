@@ -37,8 +37,8 @@ class ValueCounter:
     def vocabulary(self, *, min_count: int = 1, max_rows: int | None = None) -> Vocabulary:
         """The values seen at least ``min_count`` times, the most frequent first (ties in byte order).
 
-        Missing values, where any were seen, keep an id whatever their count. With ``max_rows`` the table,
-        row 0 included, has at most that many rows.
+        With ``max_rows`` the table, row 0 included, has at most that many rows. Within them, missing values
+        have an id of their own, however few were seen.
         """
         self._merge()
         table = self._counted

@@ -111,10 +111,9 @@ def write_criteo(
 
 def _hex(ids: np.ndarray, field: int) -> pa.Array:
     """Eight hex digits per id, distinct for distinct ids below 2^32 of one field."""
-    words = ids.astype(np.uint64) + np.uint64(field << 32)
-    # An odd multiplier and an added constant permute the 32-bit numbers; the hash gives each field its own.
-    constants = mix(np.array([field + 1], dtype=np.uint64))
-    scattered = (words * np.uint64(0x9E3779B1) + constants) & np.uint64(0xFFFFFFFF)
+    # An odd multiplier and an addend permute the 32-bit numbers; every field has its own addend.
+    addend = mix(np.array([field + 1], dtype=np.uint64))
+    scattered = (ids.astype(np.uint64) * np.uint64(0x9E3779B1) + addend) & np.uint64(0xFFFFFFFF)
     digits = scattered.astype(">u4").tobytes().hex().encode()
     offsets = pa.py_buffer(np.arange(0, 8 * (ids.size + 1), 8, dtype=np.int32))
     return pa.Array.from_buffers(pa.string(), ids.size, [None, offsets, pa.py_buffer(digits)])

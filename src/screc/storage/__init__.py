@@ -1,27 +1,39 @@
 """Where rows live: layouts, remaps, checkpoints, artifacts, the row store. Knows rows, never models."""
 
+from .artifact import Artifact, PackedTable
 from .atomic import replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
+from .pack import PackReport, pack
 from .remap import TableRemap
+from .row_store import RowStore
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
+from .verify import Damage, VerifyReport, verify
 
 __all__ = [
+    "Artifact",
     "Band",
     "Checkpoint",
+    "Damage",
     "DamagedFileError",
+    "PackReport",
+    "PackedTable",
     "PageGeometry",
+    "RowStore",
     "StoredTable",
     "TableLayout",
     "TableRemap",
     "TensorFile",
     "TensorSpec",
     "TtShape",
+    "VerifyReport",
     "index_bytes",
     "index_kind",
+    "pack",
     "replace_directory",
     "replace_file",
+    "verify",
     "write_arrays",
     "write_checkpoint",
     "write_tensors",

@@ -109,7 +109,7 @@ def _errors_named(target: Path) -> Iterator[None]:
         kept = "; what was there is unchanged" if target.exists() else ""
         raise OSError(
             error.errno,
-            f"{os.strerror(error.errno)} while writing {target}{kept}; "
+            f"{error.strerror or os.strerror(error.errno)} while writing {target}{kept}; "
             "free space there or choose another path",
         ) from error
 

@@ -85,9 +85,9 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path | str) -> Checkpoint:
-        """Opens a checkpoint: checks its description and that every file is there with its size.
+        """Opens a checkpoint: checks its description, the assets, and that every file is there with its size.
 
-        Checksums cost a read of everything; :meth:`check` compares those of one file.
+        The checksums of large files cost a read of them; :meth:`check` compares that of one file.
 
         Raises:
             FileNotFoundError: there is no checkpoint at ``path``.
@@ -107,6 +107,8 @@ class Checkpoint:
                 raise DamagedFileError(description, f"does not list {needed}")
         for entry in manifest.files:
             entry.check_size(path)
+            if entry.path.startswith(f"{ASSETS}/"):
+                entry.check(path)
         return cls(path, manifest.model, manifest.tables, manifest.training, manifest.files)
 
     @property
@@ -179,10 +181,15 @@ def write_checkpoint(
             called with the path to write.
 
     Raises:
-        ValueError: tensors that do not match a layout, or a path in ``extra`` that is taken or leads outside.
+        ValueError: tensors that do not match a layout, or two tables of one name, or a path in
+            ``extra`` that is taken or leads outside.
         FileExistsError: ``path`` holds something other than a checkpoint.
         OSError: the disk is full; the old checkpoint is unchanged.
     """
+    names = [table.layout.table for table in tables]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"tables: two tables are named '{twice}'; give every table its own name")
     reserved = {MODEL_FILE, DENSE_FILE, *(table_file(i) for i in range(len(tables)))}
     for name in extra or {}:
         FileEntry(path=name, bytes=0, crc32c=0)  # validates the path

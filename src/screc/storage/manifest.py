@@ -58,8 +58,10 @@ def write_json(path: Path, model: BaseModel) -> bytes:
         ValueError: a number is not finite, or a value is not JSON.
     """
     try:
-        text = json.dumps(model.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}; replace NaN and infinities before writing") from None
+        text = json.dumps(model.model_dump(), indent=1, allow_nan=False) + "\n"
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path.name}: {error}; only finite numbers and plain JSON values can be written"
+        ) from None
     path.write_bytes(text.encode())
     return text.encode()

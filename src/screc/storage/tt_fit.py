@@ -2,9 +2,9 @@
 
 The truncated tensor-train decomposition of Oseledets (SIAM J. Sci. Comput. 33, 2011, algorithm 1) for the
 tensor whose mode k pairs row digit i_k with column digit j_k (TT-Rec, arXiv 2101.11714, section 3). The rows
-are only ever seen in chunks: the first cut, whose matrix is the whole band, comes from its Gram matrix (or, where
-that would be large, from a subspace iteration over passes through the rows); what is left after projection is
-smaller by p_0 q_0 / r_1 and is cut in memory.
+are only ever seen in chunks: the first cut, whose matrix is the whole band, comes from its Gram matrix (or,
+where that would be large, from a subspace iteration over passes through the rows); what is left
+after projection is smaller by p_0 q_0 / r_1 and is cut in memory.
 """
 
 from __future__ import annotations

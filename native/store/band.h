@@ -1,0 +1,46 @@
+// A table as the store holds it: bands in the order in which an id is looked up.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "io/page_file.h"
+#include "kernels/tt_cores.h"
+#include "store/index.h"
+#include "store/page.h"
+
+namespace screc {
+
+struct Band {
+  enum class Kind { kDram, kTt, kSsd };
+  Kind kind;
+  BandIndex index;         // IdentityIndex: the last band
+  std::int64_t num_rows;   // slots
+  const float* rows = {};  // kDram: float32 [num_rows, dim], owned by whoever added the band
+  std::unique_ptr<const TtCores> cores = {};  // kTt
+
+  // kSsd
+  std::unique_ptr<const PageFile> file = {};
+  PageGeometry geometry = {};
+  PageOwner owner = {};
+  std::uint64_t number = 0;  // among all SSD bands of the store
+};
+
+struct Table {
+  std::int64_t num_embeddings;
+  std::int64_t dim;
+  bool mean;
+  std::vector<Band> bands;
+  bool closed = false;  // has its last band: every id is found
+  bool has_tt = false, has_ssd = false;
+  // Cost of a look-up, in look-ups of a DRAM row.
+  std::int64_t weight = 1;
+
+  // The rows of a table that is one array, else null.
+  const float* whole() const {
+    return bands.size() == 1 && bands[0].kind == Band::Kind::kDram ? bands[0].rows : nullptr;
+  }
+};
+
+}  // namespace screc

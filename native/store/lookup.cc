@@ -1,0 +1,222 @@
+#include "store/lookup.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/kernels.h"
+
+namespace screc {
+namespace {
+
+// Look-ups in a unit of work: some 10 us of DRAM rows.
+constexpr std::int64_t kUnitLookups = 1024;
+// Below this many look-ups of DRAM rows, waking other threads costs more than they save.
+constexpr std::int64_t kAlone = 1024;
+
+[[noreturn]] void refuse_id(const Segment& segment, std::int64_t position) {
+  throw std::invalid_argument("ids[" + std::to_string(position) + "] is " +
+                              std::to_string(segment.ids[position]) + ", outside table " +
+                              std::to_string(segment.number) + " of " +
+                              std::to_string(segment.table->num_embeddings) + " rows");
+}
+
+// Splits the open positions into those whose id the index knows (found, with slots; returns how many) and the
+// rest.
+template <typename Index>
+std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* open, std::int64_t& num_open,
+                   std::int32_t* found, std::int64_t* slots) {
+  for (std::int64_t i = 0; i < num_open; ++i) index.prefetch(ids[open[i]]);
+  std::int64_t known = 0, left = 0;
+  for (std::int64_t i = 0; i < num_open; ++i) {
+    const std::int32_t position = open[i];
+    const std::int64_t slot = index.find(ids[position]);
+    found[known] = position;
+    slots[known] = slot;
+    known += slot >= 0;
+    open[left] = position;
+    left += slot < 0;
+  }
+  num_open = left;
+  return known;
+}
+
+}  // namespace
+
+Lookup::Lookup(ThreadPool& threads)
+    : threads_(threads), workers_(static_cast<std::size_t>(threads.num_threads())) {}
+
+std::int64_t Lookup::scratch_bytes(const Table& table) {
+  const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
+  std::int64_t bytes = sizeof(const float*);
+  if (table.has_tt) bytes += row_bytes;
+  // The look-up is held by a worker and by the call, and its page has an entry in each list.
+  if (table.has_ssd) bytes += row_bytes + 2 * sizeof(WantedRow) + 64;
+  return bytes;
+}
+
+std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
+  std::int64_t lookups = 0, work = 0, tt_floats = 0;
+  num_units_ = 0;
+  for (Segment& segment : segments) {
+    segment.base = lookups;
+    segment.first_unit = num_units_;
+    const std::int64_t per_unit =
+        segment.num_samples * kUnitLookups / std::max<std::int64_t>(segment.num_ids, 1);
+    segment.unit_samples = std::clamp<std::int64_t>(per_unit, 1, kUnitLookups);
+    num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
+    lookups += segment.num_ids;
+    work += segment.num_ids * segment.table->weight;
+    if (segment.table->has_tt) tt_floats += segment.num_ids * segment.table->dim;
+  }
+  alone_ = work <= kAlone;
+  if (rows_.size() < static_cast<std::size_t>(lookups)) rows_.resize(static_cast<std::size_t>(lookups));
+  const std::size_t tt_bytes = static_cast<std::size_t>(tt_floats) * sizeof(float);
+  if (tt_arena_.size() < tt_bytes) {
+    tt_arena_ = AlignedBuffer();  // not both at once
+    tt_arena_ = AlignedBuffer(tt_bytes + tt_bytes / 2);
+  }
+  tt_used_.store(0, std::memory_order_relaxed);
+  for (Worker& worker : workers_) {
+    worker.wanted.clear();
+    worker.dram_rows = worker.tt_rows = 0;
+  }
+  return lookups;
+}
+
+void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
+                          Worker& worker) {
+  const std::int64_t dim = table.dim;
+  switch (band.kind) {
+    case Band::Kind::kDram:
+      for (std::int64_t i = 0; i < found; ++i) {
+        rows_[static_cast<std::size_t>(base + worker.found[i])] = band.rows + worker.slots[i] * dim;
+      }
+      worker.dram_rows += found;
+      break;
+    case Band::Kind::kTt: {
+      float* target = tt_arena_.as<float>() + tt_used_.fetch_add(found * dim, std::memory_order_relaxed);
+      kernels().tt_rows(*band.cores, worker.slots, found, target);
+      for (std::int64_t i = 0; i < found; ++i) {
+        rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
+      }
+      worker.tt_rows += found;
+      break;
+    }
+    case Band::Kind::kSsd:
+      for (std::int64_t i = 0; i < found; ++i) {
+        worker.wanted.emplace_back(band.number, worker.slots[i], base + worker.found[i]);
+      }
+      break;
+  }
+}
+
+// Look-ups [first, first + count) of the segment, at most kPiece.
+void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker) {
+  const Table& table = *segment.table;
+  const std::int64_t* ids = segment.ids + segment.first_id + first;
+  const std::int64_t base = segment.base + first;
+  const auto limit = static_cast<std::uint64_t>(table.num_embeddings);
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (static_cast<std::uint64_t>(ids[i]) >= limit) refuse_id(segment, segment.first_id + first + i);
+  }
+  if (const float* whole = table.whole()) {
+    for (std::int64_t i = 0; i < count; ++i)
+      rows_[static_cast<std::size_t>(base + i)] = whole + ids[i] * table.dim;
+    worker.dram_rows += count;
+    return;
+  }
+  for (std::int64_t i = 0; i < count; ++i) worker.open[i] = static_cast<std::int32_t>(i);
+  std::int64_t open = count;
+  for (const Band& band : table.bands) {
+    const std::int64_t found = std::visit(
+        [&](const auto& index) { return split(index, ids, worker.open, open, worker.found, worker.slots); },
+        band.index);
+    if (found > 0) resolve_band(table, band, base, found, worker);
+    if (open == 0) break;
+  }
+}
+
+void Lookup::finish(const Segment& segment, std::int64_t first, std::int64_t last) {
+  const std::int64_t dim = segment.table->dim;
+  if (segment.offsets != nullptr) {
+    // The offsets count from the request's first id, the pointers from the call's: shift the base of the
+    // latter.
+    const auto shift = static_cast<std::uintptr_t>(segment.first_id - segment.base) * sizeof(const float*);
+    const auto* rows =
+        reinterpret_cast<const float* const*>(reinterpret_cast<std::uintptr_t>(rows_.data()) - shift);
+    kernels().pool_rows(rows, segment.offsets + first, last - first, dim, segment.table->mean,
+                        segment.out + first * segment.out_stride, segment.out_stride);
+    return;
+  }
+  for (std::int64_t i = first; i < last; ++i) {
+    std::memcpy(segment.out + i * segment.out_stride, rows_[static_cast<std::size_t>(segment.base + i)],
+                static_cast<std::size_t>(dim) * sizeof(float));
+  }
+}
+
+void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker) {
+  const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
+  const std::int64_t last = std::min(segment.num_samples, first + segment.unit_samples);
+  std::int64_t begin = first, end = last;
+  if (segment.offsets != nullptr) {
+    begin = segment.offsets[first] - segment.first_id;
+    end = segment.offsets[last] - segment.first_id;
+  }
+  for (; begin < end; begin += kPiece) resolve(segment, begin, std::min(kPiece, end - begin), worker);
+  if (!segment.table->has_ssd) finish(segment, first, last);
+}
+
+template <typename Body>
+void Lookup::for_each_unit(const std::vector<Segment>& segments, const Body& body) {
+  const auto run = [&](std::int64_t begin, std::int64_t end, int thread) {
+    auto segment = std::upper_bound(segments.begin(), segments.end(), begin,
+                                    [](std::int64_t unit, const Segment& s) { return unit < s.first_unit; });
+    --segment;
+    for (std::int64_t unit = begin; unit < end; ++unit) {
+      while (segment + 1 != segments.end() && segment[1].first_unit <= unit) ++segment;
+      body(*segment, unit, workers_[static_cast<std::size_t>(thread)]);
+    }
+  };
+  if (alone_) {
+    run(0, num_units_, 0);
+  } else {
+    threads_.parallel_for(num_units_, 1, std::cref(run));  // cref: std::function then allocates nothing
+  }
+}
+
+LookupCounts Lookup::run(std::vector<Segment>& segments, const std::vector<const Band*>& ssd_bands,
+                         PageReader* reader) {
+  LookupCounts counts;
+  counts.lookups = prepare(segments);
+  if (num_units_ == 0) return counts;
+  for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+    run_unit(segment, unit, worker);
+  });
+  wanted_.clear();
+  for (Worker& worker : workers_) {
+    counts.dram_rows += worker.dram_rows;
+    counts.tt_rows += worker.tt_rows;
+    wanted_.insert(wanted_.end(), worker.wanted.begin(), worker.wanted.end());
+  }
+  if (!wanted_.empty()) {
+    counts.ssd_rows = static_cast<std::int64_t>(wanted_.size());
+    ssd_.fetch(*reader, ssd_bands, wanted_, rows_.data());
+    counts.page_requests = ssd_.page_requests();
+    counts.pages_read = ssd_.pages_read();
+  }
+  const bool waiting = std::any_of(segments.begin(), segments.end(),
+                                   [](const Segment& segment) { return segment.table->has_ssd; });
+  if (waiting) {
+    for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker&) {
+      if (!segment.table->has_ssd) return;
+      const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
+      finish(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
+    });
+  }
+  return counts;
+}
+
+}  // namespace screc

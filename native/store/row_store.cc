@@ -1,0 +1,304 @@
+#include "store/row_store.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace screc {
+namespace {
+
+// A call's working memory; larger ones are served in parts.
+constexpr int64_t kScratchBytes = int64_t{64} << 20;
+constexpr size_t kMaxBands = 16;
+
+std::string text(int64_t value) { return std::to_string(value); }
+
+int64_t bytes_of(const BandIndex& index) {
+  return std::visit([](const auto& form) { return form.bytes(); }, index);
+}
+
+bool is_last(const BandIndex& index) { return std::holds_alternative<IdentityIndex>(index); }
+
+// Multiply-adds x 2 to rebuild a row, cores taken from the left (TtShape.flops_per_row).
+int64_t rebuild_flops(const std::vector<TtCoreView>& cores) {
+  int64_t flops = 0, columns = 1;
+  for (const TtCoreView& core : cores) {
+    flops += 2 * columns * core.rank * core.columns * core.next_rank;
+    columns *= core.columns;
+  }
+  return flops;
+}
+
+}  // namespace
+
+RowStore::RowStore(const std::string& io, int queue_depth, int num_threads)
+    : io_((check_io(io, queue_depth), io)),
+      queue_depth_(queue_depth),
+      threads_(num_threads >= 0 ? num_threads
+                                : throw std::invalid_argument("threads: must not be negative, got " +
+                                                              std::to_string(num_threads))),
+      lookup_(threads_) {
+  stats_.io_backend = "none";
+  stats_.direct_io = true;
+  stats_.queue_depth = queue_depth;
+  stats_.num_threads = threads_.num_threads();
+}
+
+// ----------------------------------------------------------------------------------------------------
+// building
+
+int RowStore::add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean) {
+  if (num_embeddings < 1 || num_embeddings >= int64_t{1} << WantedRow::kSlotBits) {
+    throw std::invalid_argument("num_embeddings: must be from 1 to 2^44 - 1, got " + text(num_embeddings));
+  }
+  if (embedding_dim < 1 || embedding_dim > int64_t{1} << 20) {
+    throw std::invalid_argument("embedding_dim: must be from 1 to 2^20, got " + text(embedding_dim));
+  }
+  std::lock_guard<std::mutex> lock(turn_);
+  auto table = std::make_unique<Table>();
+  table->num_embeddings = num_embeddings;
+  table->dim = embedding_dim;
+  table->mean = mean;
+  tables_.push_back(std::move(table));
+  return static_cast<int>(tables_.size()) - 1;
+}
+
+const Table& RowStore::checked_table(int table) const {
+  if (table < 0 || table >= static_cast<int>(tables_.size())) {
+    throw std::invalid_argument("table: " + text(table) + " does not exist, the store has " +
+                                std::to_string(tables_.size()) + " tables");
+  }
+  return *tables_[static_cast<size_t>(table)];
+}
+
+Table& RowStore::open_table(int table) {
+  auto& found = const_cast<Table&>(checked_table(table));
+  if (found.closed) {
+    throw std::invalid_argument("table " + text(table) +
+                                " is complete: a band without index must be the last");
+  }
+  return found;
+}
+
+void RowStore::append(int table, Band band, int64_t bytes) {
+  Table& owner = *tables_[static_cast<size_t>(table)];
+  owner.bands.reserve(kMaxBands);  // ssd_bands_ points at them
+  if (owner.bands.size() == kMaxBands) {
+    throw std::invalid_argument("table " + text(table) + " has " + std::to_string(kMaxBands) +
+                                " bands; no more fit");
+  }
+  {
+    std::lock_guard<std::mutex> lock(stats_mutex_);
+    stats_.dram_bytes += bytes + bytes_of(band.index);
+  }
+  owner.closed = is_last(band.index);
+  owner.bands.push_back(std::move(band));
+}
+
+void RowStore::add_dram_band(int table, const float* rows, int64_t num_rows, int64_t dim,
+                             const BandIndex& index) {
+  std::lock_guard<std::mutex> lock(turn_);
+  const Table& owner = open_table(table);
+  const int64_t expected = checked_rows(index, owner.num_embeddings);
+  if (num_rows != expected || dim != owner.dim) {
+    throw std::invalid_argument("rows: table " + text(table) + (is_last(index) ? " has" : "'s index has") +
+                                " room for shape [" + text(expected) + ", " + text(owner.dim) + "], got [" +
+                                text(num_rows) + ", " + text(dim) + "]");
+  }
+  if (reinterpret_cast<uintptr_t>(rows) % alignof(float) != 0) {
+    throw std::invalid_argument("rows: must be aligned to 4 bytes; copy the array");
+  }
+  Band band{Band::Kind::kDram, index, num_rows};
+  band.rows = rows;
+  append(table, std::move(band), num_rows * dim * static_cast<int64_t>(sizeof(float)));
+}
+
+void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index) {
+  std::lock_guard<std::mutex> lock(turn_);
+  Table& owner = open_table(table);
+  const int64_t expected = checked_rows(index, owner.num_embeddings);
+  auto copy = std::make_unique<const TtCores>(cores);
+  if (copy->embedding_dim() != owner.dim) {
+    throw std::invalid_argument("cores: they give rows of " + text(copy->embedding_dim()) +
+                                " columns, table " + text(table) + " has " + text(owner.dim));
+  }
+  if (copy->num_rows() < expected) {
+    throw std::invalid_argument("cores: they address " + text(copy->num_rows()) + " rows, table " +
+                                text(table) + "'s band needs " + text(expected));
+  }
+  const int64_t bytes = copy->num_parameters() * static_cast<int64_t>(sizeof(float));
+  Band band{Band::Kind::kTt, index, expected};
+  band.cores = std::move(copy);
+  append(table, std::move(band), bytes);
+  owner.has_tt = true;
+  owner.weight = std::max(owner.weight, 1 + rebuild_flops(cores) / 2000);
+}
+
+void RowStore::add_ssd_band(int table, const std::string& path, int number, const BandIndex& index) {
+  std::lock_guard<std::mutex> lock(turn_);
+  Table& owner = open_table(table);
+  if (number < 0) throw std::invalid_argument("band: must not be negative, got " + text(number));
+  Band band{Band::Kind::kSsd, index, checked_rows(index, owner.num_embeddings)};
+  band.geometry = PageGeometry::of(owner.dim * static_cast<int64_t>(sizeof(float)));
+  band.owner = {static_cast<std::uint32_t>(table), static_cast<std::uint32_t>(number)};
+  band.number = ssd_bands_.size();
+  band.file = std::make_unique<const PageFile>(path);
+  const int64_t pages = band.geometry.num_pages(band.num_rows);
+  if (band.file->num_pages() != pages) {
+    throw IoError("file " + path + " has " + text(band.file->num_pages()) + " pages, " + text(band.num_rows) +
+                  " rows of " + text(band.geometry.row_bytes) + " bytes (table " + text(table) + ", band " +
+                  text(number) + ") take " + text(pages));
+  }
+  const AlignedBuffer buffer(kPageBytes);
+  for (const int64_t page : {int64_t{0}, pages - 1}) {
+    band.file->read_page(page, buffer.data());
+    check_page(buffer.as<unsigned char>(), band.owner, page, band.geometry.used(band.num_rows, page), path);
+  }
+  if (!reader_) reader_ = make_page_reader(io_, queue_depth_);
+  const bool direct = band.file->direct();
+  append(table, std::move(band), 0);
+  owner.has_ssd = true;
+  ssd_bands_.push_back(&owner.bands.back());
+  std::lock_guard<std::mutex> stats_lock(stats_mutex_);
+  stats_.io_backend = reader_->backend();
+  stats_.queue_depth = reader_->queue_depth();
+  stats_.direct_io = stats_.direct_io && direct;
+}
+
+int RowStore::num_tables() const {
+  std::lock_guard<std::mutex> lock(turn_);
+  return static_cast<int>(tables_.size());
+}
+
+int64_t RowStore::num_embeddings(int table) const {
+  std::lock_guard<std::mutex> lock(turn_);
+  return checked_table(table).num_embeddings;
+}
+
+int64_t RowStore::embedding_dim(int table) const {
+  std::lock_guard<std::mutex> lock(turn_);
+  return checked_table(table).dim;
+}
+
+int64_t RowStore::total_dim() const {
+  std::lock_guard<std::mutex> lock(turn_);
+  int64_t total = 0;
+  for (const auto& table : tables_) total += table->dim;
+  return total;
+}
+
+// ----------------------------------------------------------------------------------------------------
+// look-ups
+
+void RowStore::check_closed(int table) const {
+  if (checked_table(table).closed) return;
+  throw std::invalid_argument("table " + text(table) +
+                              " has no last band; add one without index that takes every id");
+}
+
+void RowStore::check_offsets(const LookupRequest& request, int64_t first, int64_t count) const {
+  const int64_t size = request.batch_size, bags = static_cast<int64_t>(tables_.size()) * size;
+  if (size < 0 || first < 0 || count < 0 || first > size - count) {
+    throw std::invalid_argument("batch_size: samples " + text(first) + " to " + text(first + count) +
+                                " are not within a batch of " + text(size));
+  }
+  const int64_t* offsets = request.offsets;
+  if (offsets[0] != 0 || offsets[bags] != request.num_ids) {
+    throw std::invalid_argument("offsets: must run from 0 to the number of ids (" + text(request.num_ids) +
+                                "), got " + text(offsets[0]) + " to " + text(offsets[bags]));
+  }
+  for (size_t table = 0; table < tables_.size(); ++table) {
+    const int64_t begin = static_cast<int64_t>(table) * size + first;
+    const int64_t* own = offsets + begin;
+    // Sign bits collect what is wrong; differences of numbers >= 0 cannot overflow.
+    std::uint64_t wrong = static_cast<std::uint64_t>(own[0] | own[count]);
+    wrong |= static_cast<std::uint64_t>(request.num_ids) - static_cast<std::uint64_t>(own[count]);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto low = static_cast<std::uint64_t>(own[i]), high = static_cast<std::uint64_t>(own[i + 1]);
+      wrong |= low | (high - low);
+    }
+    if ((wrong >> 63) == 0) continue;
+    for (int64_t i = 0; i <= count; ++i) {
+      const std::string where = " (table " + std::to_string(table) + ", sample " + text(first + i) + ")";
+      const std::string name = "offsets[" + text(begin + i) + "] is " + text(own[i]);
+      if (own[i] < 0 || own[i] > request.num_ids) {
+        throw std::invalid_argument(name + where + ", there are " + text(request.num_ids) + " ids");
+      }
+      if (i > 0 && own[i] < own[i - 1]) {
+        throw std::invalid_argument(name + where + ", below the " + text(own[i - 1]) +
+                                    " before it; offsets must not decrease");
+      }
+    }
+  }
+}
+
+int64_t RowStore::scratch_bytes(const LookupRequest& request, int64_t first, int64_t count) const {
+  int64_t bytes = 0;
+  for (size_t table = 0; table < tables_.size(); ++table) {
+    const int64_t* own = request.offsets + static_cast<int64_t>(table) * request.batch_size + first;
+    bytes += (own[count] - own[0]) * Lookup::scratch_bytes(*tables_[table]);
+  }
+  return bytes;
+}
+
+void RowStore::lookup_part(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                           int64_t sample_stride) {
+  segments_.clear();
+  for (size_t number = 0; number < tables_.size(); ++number) {
+    const Table& table = *tables_[number];
+    const int64_t* own = request.offsets + static_cast<int64_t>(number) * request.batch_size + first;
+    segments_.push_back({&table, static_cast<int>(number), request.ids, own, own[0], own[count] - own[0],
+                         count, out, sample_stride});
+    out += table.dim;
+  }
+  this->count(lookup_.run(segments_, ssd_bands_, reader_.get()));
+}
+
+void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                      int64_t sample_stride) {
+  std::lock_guard<std::mutex> lock(turn_);
+  for (size_t table = 0; table < tables_.size(); ++table) check_closed(static_cast<int>(table));
+  check_offsets(request, first, count);
+  while (count > 0) {
+    int64_t part = count;
+    while (part > 1 && scratch_bytes(request, first, part) > kScratchBytes) part = (part + 1) / 2;
+    lookup_part(request, first, part, out, sample_stride);
+    first += part;
+    count -= part;
+    out += part * sample_stride;
+  }
+}
+
+void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
+  std::lock_guard<std::mutex> lock(turn_);
+  const Table& table = checked_table(number);
+  check_closed(number);
+  const int64_t most = std::max<int64_t>(1, kScratchBytes / Lookup::scratch_bytes(table));
+  for (int64_t first = 0; first < n; first += most) {
+    const int64_t part = std::min(most, n - first);
+    segments_.clear();
+    segments_.push_back(
+        {&table, number, ids, nullptr, first, part, part, out + first * table.dim, table.dim});
+    count(lookup_.run(segments_, ssd_bands_, reader_.get()));
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------
+// statistics
+
+void RowStore::count(const LookupCounts& counts) {
+  std::lock_guard<std::mutex> lock(stats_mutex_);
+  stats_.lookups += counts.lookups;
+  stats_.dram_rows += counts.dram_rows;
+  stats_.tt_rows += counts.tt_rows;
+  stats_.ssd_rows += counts.ssd_rows;
+  stats_.page_requests += counts.page_requests;
+  stats_.pages_read += counts.pages_read;
+  stats_.bytes_read += counts.pages_read * kPageBytes;
+}
+
+StoreStats RowStore::stats() const {
+  std::lock_guard<std::mutex> lock(stats_mutex_);
+  return stats_;
+}
+
+}  // namespace screc

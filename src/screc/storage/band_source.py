@@ -1,0 +1,171 @@
+"""Where the rows of a table's bands come from when it is packed: a table trained whole, or band by band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .layout import TableLayout
+from .remap import bitmap_index, check_ids, slot_order
+from .tensors import TensorFile
+
+IdsInRanks = Callable[[int, int], np.ndarray]
+
+_RANKS_PER_STEP = 1 << 20
+_COLLECT_AGAIN = "collect the statistics again, or train again if the bands were trained"
+
+
+def same_bands(stored: TableLayout, planned: TableLayout) -> bool:
+    """Whether two layouts cut a table into the same bands of the same formats; memories may differ."""
+
+    def cuts(layout: TableLayout) -> list[tuple[object, ...]]:
+        return [(band.start, band.stop, band.format, band.tt) for band in layout.bands]
+
+    return cuts(stored) == cuts(planned)
+
+
+def trained_whole(stored: TableLayout) -> bool:
+    """Whether every row of the table was trained as itself."""
+    return len(stored.bands) == 1 and stored.bands[0].format == "fp32"
+
+
+class BandSource:
+    """The rows of one table of a checkpoint by the bands and slots of the layout it is packed into.
+
+    Args:
+        file: the table's tensors in the checkpoint.
+        stored: the layout it was trained with.
+        layout: the layout it is packed into; the bands of ``stored``, or any where it was trained whole.
+        ids_in_ranks: gives the ids of ranks [start, stop) in rank order. Needed to cut a whole table; where
+            the bands are taken over it orders the rows of hash-indexed bands, which else keep their order.
+
+    Raises:
+        ValueError: ids that are not unique, in range and disjoint; the message names table and band.
+    """
+
+    def __init__(
+        self, file: TensorFile, stored: TableLayout, layout: TableLayout, ids_in_ranks: IdsInRanks | None
+    ) -> None:
+        self.file, self.layout = file, layout
+        self.taken_over = same_bands(stored, layout)
+        self._ids_in_ranks = ids_in_ranks
+        # One bit per id that an earlier band holds: finds ids in two bands, and the last band's unused slots.
+        self._taken = np.zeros(-(-layout.num_embeddings // 64), np.uint64)
+        self._ids: list[np.ndarray] = []
+        for band in range(len(layout.bands) - 1):
+            ids = self._slot_ids(band)
+            self._take(band, ids)
+            self._ids.append(ids)
+
+    def ids(self, band: int) -> np.ndarray:
+        """The ids of a band but the last, int64 [rows], in the order of its slots."""
+        return self._ids[band]
+
+    def used(self, band: int, slots: np.ndarray) -> np.ndarray:
+        """Which slots hold a row, bool [n]: all but the last band's slots of ids in an earlier band."""
+        if band < len(self._ids):
+            return np.ones(len(slots), bool)
+        taken = self._taken.view(np.uint8)
+        return (taken[slots >> 3] >> (slots & 7).astype(np.uint8)) & 1 == 0
+
+    def rows(self, band: int, slots: np.ndarray) -> np.ndarray:
+        """The rows of slots int64 [n], float32 [n, dim]; zero for unused slots.
+
+        Raises:
+            ValueError: a row is not finite; the message names table and row.
+        """
+        layout = self.layout
+        out = np.zeros((len(slots), layout.embedding_dim), np.float32)
+        used = np.flatnonzero(self.used(band, slots))
+        ids = slots[used] if band == len(self._ids) else self._ids[band][slots[used]]
+        places = ids
+        if self.taken_over and band != len(self._ids):
+            places = np.searchsorted(self.file[f"band.{band}.ids"], ids)
+        # In the order of the file: it may not be in the page cache.
+        order = np.argsort(places, kind="stable")
+        tensor = self.file[f"band.{band if self.taken_over else 0}.rows"]
+        out[used[order]] = tensor[places[order]]
+        self.file.release()
+        finite = np.isfinite(out).all(axis=1)
+        if not finite.all():
+            where = int(np.argmin(finite))
+            row = slots[where] if band == len(self._ids) else self._ids[band][slots[where]]
+            raise ValueError(
+                f"table {layout.table}, row {row}: holds {_first_bad(out[where])}; a model with such rows "
+                "cannot be served, train it again (a lower learning rate helps)"
+            )
+        return out
+
+    def cores(self, band: int) -> list[np.ndarray]:
+        """The cores of a tensor-train band that is taken over.
+
+        Raises:
+            ValueError: a core is not finite.
+        """
+        shape = self.layout.bands[band].tt
+        assert shape is not None
+        assert self.taken_over
+        cores = [np.array(self.file[f"band.{band}.tt.{core}"]) for core in range(shape.num_cores)]
+        for number, core in enumerate(cores):
+            if not np.isfinite(core).all():
+                raise ValueError(
+                    f"table {self.layout.table}, band {band}, core {number}: holds {_first_bad(core)}; a "
+                    "model with such cores cannot be served, train it again (a lower learning rate helps)"
+                )
+        return cores
+
+    def _slot_ids(self, band: int) -> np.ndarray:
+        layout, placed = self.layout, self.layout.bands[band]
+        ranked = placed.format == "fp32"
+        if not self.taken_over:
+            assert self._ids_in_ranks is not None  # pack refuses it first
+            ids = np.asarray(self._ids_in_ranks(placed.start, placed.stop))
+            if ids.dtype != np.int64 or ids.shape != (placed.num_rows,):
+                raise ValueError(
+                    f"table {layout.table}: the statistics give {ids.dtype} {list(ids.shape)} for ranks "
+                    f"{placed.start} to {placed.stop}; collect them again for this table"
+                )
+            return slot_order(layout.num_embeddings, ids, ranked=ranked)
+        ids = np.array(self.file[f"band.{band}.ids"])
+        if (np.diff(ids) <= 0).any():
+            where = int(np.argmax(np.diff(ids) <= 0))
+            raise ValueError(
+                f"table {layout.table}: band.{band}.ids[{where + 1}] = {ids[where + 1]} after {ids[where]}; "
+                "the ids of a stored band ascend"
+            )
+        if self._ids_in_ranks is not None and ranked:
+            return slot_order(layout.num_embeddings, self._in_rank_order(ids), ranked=True)
+        return ids
+
+    def _take(self, band: int, ids: np.ndarray) -> None:
+        """Marks a band's ids as taken, once they are known to be valid, unique and free."""
+        name = f"table {self.layout.table}, band {band}"
+        check_ids(ids, self.layout.num_embeddings, f"{name}: ids")
+        ascending = ids if (ids[1:] > ids[:-1]).all() else np.sort(ids)
+        twice = ascending[1:] == ascending[:-1]
+        if twice.any():
+            raise ValueError(f"{name}: id {ascending[np.argmax(twice)]} occurs twice; {_COLLECT_AGAIN}")
+        bits, _ = bitmap_index(ascending, self.layout.num_embeddings)
+        if (self._taken & bits).any():
+            both = ascending[(self._taken.view(np.uint8)[ascending >> 3] >> (ascending & 7)) & 1 == 1]
+            raise ValueError(f"{name}: id {both[0]} is in an earlier band too; {_COLLECT_AGAIN}")
+        self._taken |= bits
+
+    def _in_rank_order(self, ids: np.ndarray) -> np.ndarray:
+        """Ascending ids in the order of their ranks, whichever ranks those are today."""
+        assert self._ids_in_ranks is not None
+        found, missing = [], len(ids)
+        for start in range(0, self.layout.num_embeddings, _RANKS_PER_STEP):
+            stop = min(start + _RANKS_PER_STEP, self.layout.num_embeddings)
+            ranked = np.asarray(self._ids_in_ranks(start, stop))
+            place = np.minimum(np.searchsorted(ids, ranked), len(ids) - 1)
+            found.append(ranked[ids[place] == ranked])
+            missing -= len(found[-1])
+            if missing <= 0:
+                break
+        return np.concatenate(found)
+
+
+def _first_bad(values: np.ndarray) -> float:
+    return float(values[~np.isfinite(values)].flat[0])

@@ -1,0 +1,404 @@
+"""Packing: a checkpoint and a plan become an artifact."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from screc import _native
+
+from .artifact import (
+    ASSETS,
+    DENSE_FILE,
+    FORMAT,
+    MANIFEST_FILE,
+    TABLES_FILE,
+    VERSION,
+    Manifest,
+    PackedTable,
+    dram_specs,
+    index_kinds,
+    pages_file,
+    write_manifest,
+)
+from .atomic import replace_directory
+from .band_source import BandSource, IdsInRanks, same_bands, trained_whole
+from .checkpoint import Checkpoint, table_file
+from .checksum import FileEntry
+from .layout import PAGE_BYTES, PageGeometry, TableLayout
+from .remap import bitmap_index, hash_index
+from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
+from .tt_fit import fit_tt
+
+_CHUNK_BYTES = 8 << 20
+
+Progress = Callable[[int, int], None]
+
+
+class RankedTable(Protocol):
+    """What packing asks of a table's access statistics."""
+
+    name: str
+    num_embeddings: int
+
+    def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
+        """The ids of ranks [start, stop), int64, in rank order."""
+
+
+class RankedTables(Protocol):
+    """What packing asks of access statistics."""
+
+    @property
+    def tables(self) -> Sequence[RankedTable]:
+        """One entry per table."""
+
+
+class PlacementPlan(Protocol):
+    """What packing asks of a plan."""
+
+    @property
+    def layouts(self) -> Sequence[TableLayout]:
+        """One layout per table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values, kept in the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackReport:
+    """What was packed.
+
+    Attributes:
+        path: the artifact.
+        dram_bytes: bytes the tables take in DRAM when served: rows, cores and indices.
+        ssd_bytes: bytes of the page files.
+        tt_bytes: bytes of tensor-train cores, part of ``dram_bytes``.
+        index_bytes: bytes of the indices, part of ``dram_bytes``.
+        dense_bytes: bytes of the weights outside the tables.
+        fit_errors: relative Frobenius error by (table name, band) of every tensor train that was fitted.
+        seconds: wall-clock time.
+    """
+
+    path: Path
+    dram_bytes: int
+    ssd_bytes: int
+    tt_bytes: int
+    index_bytes: int
+    dense_bytes: int
+    fit_errors: dict[tuple[str, int], float]
+    seconds: float
+
+
+def pack(
+    checkpoint: Checkpoint | Path | str,
+    statistics: RankedTables | None,
+    plan: PlacementPlan,
+    out: Path | str,
+    *,
+    progress: Progress | None = None,
+) -> PackReport:
+    """Writes the artifact that serves a checkpoint under a plan; one at ``out`` is replaced atomically.
+
+    A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
+    table trained with the plan's bands is taken over bit by bit. Memory does not grow with the table
+    beyond its remap (16 bytes per row of its indexed bands) and the projected rows of a fit.
+
+    Args:
+        checkpoint: the trained model.
+        statistics: the rank order of each table's rows; may be None where no whole table has to be cut.
+        plan: the layout of each table, matched by name.
+        out: the directory to write.
+        progress: called with bytes done and bytes to do.
+
+    Raises:
+        ValueError: the plan or the statistics do not fit the checkpoint, a table was trained with other
+            bands, or a row is not finite; the message names the table.
+        DamagedFileError: a file of the checkpoint is not what was written.
+        FileExistsError: ``out`` holds something other than an artifact.
+        OSError: the disk is or would be full; an artifact at ``out`` is unchanged.
+    """
+    began = time.perf_counter()
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint.open(checkpoint)
+    layouts = _match_layouts(checkpoint, plan.layouts)
+    ranks = _match_statistics(checkpoint, layouts, statistics)
+    with replace_directory(out, holding=MANIFEST_FILE) as directory:
+        _check_space(directory, checkpoint, layouts)
+        packer = _Packer(checkpoint, layouts, ranks, directory, progress)
+        packer.write(plan.to_dict())
+    return PackReport(
+        path=Path(out),
+        dram_bytes=sum(layout.dram_bytes for layout in layouts),
+        ssd_bytes=sum(layout.ssd_bytes for layout in layouts),
+        tt_bytes=sum(
+            layout.band_bytes(b) for layout in layouts for b, band in enumerate(layout.bands) if band.tt
+        ),
+        index_bytes=sum(layout.index_bytes(b) for layout in layouts for b in range(len(layout.bands))),
+        dense_bytes=packer.dense_bytes,
+        fit_errors={(layouts[t].table, b): error for (t, b), error in packer.fit_errors.items()},
+        seconds=time.perf_counter() - began,
+    )
+
+
+class _Packer:
+    """Writes the files of one artifact into a directory."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        layouts: Sequence[TableLayout],
+        ranks: Sequence[IdsInRanks | None],
+        directory: Path,
+        progress: Progress | None,
+    ) -> None:
+        self.checkpoint, self.layouts, self.ranks = checkpoint, layouts, ranks
+        self.directory, self.progress = directory, progress
+        self.fit_errors: dict[tuple[int, int], float] = {}
+        self.dense_bytes = 0
+        self._source: tuple[int, BandSource] | None = None
+        self._index: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
+        self._cores: tuple[tuple[int, int], Sequence[np.ndarray]] | None = None
+        self._done = 0
+        self._to_do = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts) + sum(
+            layout.num_embeddings * layout.embedding_dim * 4
+            for t, layout in enumerate(layouts)
+            for b in range(len(layout.bands))
+            if self._fitted(t, b)
+        )
+
+    def write(self, plan: dict[str, Any]) -> None:
+        """Writes everything, the manifest last."""
+        for table in range(len(self.layouts)):
+            self.checkpoint.check(table_file(table))  # a damaged table is found before it is packed
+        dense = self.checkpoint.dense()
+        for name, weight in dense.items():
+            if not np.isfinite(weight).all():
+                raise ValueError(f"dense weight {name} is not finite; train the model again")
+        self.dense_bytes = sum(weight.nbytes for weight in dense.values())
+        files = [write_arrays(self.directory / DENSE_FILE, dense)]
+        files.append(self._write_tables())
+        (self.directory / "pages").mkdir()
+        for table, layout in enumerate(self.layouts):
+            for band, placed in enumerate(layout.bands):
+                if placed.memory == "ssd":
+                    files.append(self._write_pages(table, band))
+        files += self._copy_assets()
+        tables = tuple(
+            PackedTable(
+                layout,
+                self.checkpoint.tables[t].pooling,
+                index_kinds(layout),
+                tuple(self.fit_errors.get((t, b)) for b in range(len(layout.bands))),
+            )
+            for t, layout in enumerate(self.layouts)
+        )
+        self._check_bytes(files)
+        write_manifest(
+            self.directory,
+            Manifest(
+                format=FORMAT,
+                version=VERSION,
+                model=self.checkpoint.model,
+                tables=tables,
+                files=tuple(files),
+                plan=plan,
+            ),
+        )
+
+    def source(self, table: int) -> BandSource:
+        """The rows of a table; only the last one asked for stays open."""
+        if self._source is None or self._source[0] != table:
+            self._source = None
+            file = self.checkpoint.table_tensors(table)
+            stored = self.checkpoint.tables[table].layout
+            self._source = (table, BandSource(file, stored, self.layouts[table], self.ranks[table]))
+        return self._source[1]
+
+    def _fitted(self, table: int, band: int) -> bool:
+        layout = self.layouts[table]
+        return layout.bands[band].tt is not None and not same_bands(
+            self.checkpoint.tables[table].layout, layout
+        )
+
+    def _write_tables(self) -> FileEntry:
+        specs: dict[str, TensorSpec] = {}
+        for table, layout in enumerate(self.layouts):
+            specs.update(dram_specs(table, layout))
+        return write_tensors(self.directory / TABLES_FILE, specs, self._produce)
+
+    def _produce(self, name: str) -> np.ndarray | Iterable[np.ndarray]:
+        first, second, kind, *rest = name.split(".")
+        table, band = int(first), int(second)
+        if kind == "rows":
+            return self._row_chunks(table, band)
+        found = (
+            self._index_arrays(table, band)[rest[0]]
+            if kind == "index"
+            else self._tt(table, band)[int(rest[0])]
+        )
+        self._advance(found.nbytes)
+        return found
+
+    def _row_chunks(self, table: int, band: int) -> Iterable[np.ndarray]:
+        layout, source = self.layouts[table], self.source(table)
+        step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
+        for start in range(0, layout.slots(band), step):
+            rows = source.rows(band, np.arange(start, min(start + step, layout.slots(band))))
+            yield rows
+            self._advance(rows.nbytes)
+
+    def _index_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:
+        if self._index is None or self._index[0] != (table, band):
+            self._index = None
+            layout, ids = self.layouts[table], self.source(table).ids(band)
+            if index_kinds(layout)[band] == "bitmap":
+                arrays = dict(
+                    zip(("bits", "directory"), bitmap_index(ids, layout.num_embeddings), strict=True)
+                )
+            else:
+                slots = np.arange(len(ids), dtype=np.uint32)
+                arrays = dict(zip(("keys", "slots"), hash_index(ids, slots), strict=True))
+            self._index = ((table, band), arrays)
+        return self._index[1]
+
+    def _tt(self, table: int, band: int) -> Sequence[np.ndarray]:
+        if self._cores is None or self._cores[0] != (table, band):
+            self._cores = None
+            source, shape = self.source(table), self.layouts[table].bands[band].tt
+            assert shape is not None
+            if source.taken_over:
+                cores: Sequence[np.ndarray] = source.cores(band)
+            else:
+                layout = self.layouts[table]
+                work, before = layout.num_embeddings * layout.embedding_dim * 4, self._done
+                fit = fit_tt(
+                    lambda slots: source.rows(band, slots),
+                    layout.slots(band),
+                    shape,
+                    used=lambda slots: source.used(band, slots),
+                    progress=lambda done, total: self._advance_to(before + work * done // total),
+                )
+                self._advance_to(before + work)
+                cores, self.fit_errors[table, band] = fit.cores, fit.error
+            self._cores = ((table, band), cores)
+        return self._cores[1]
+
+    def _write_pages(self, table: int, band: int) -> FileEntry:
+        layout, source = self.layouts[table], self.source(table)
+        geometry = PageGeometry.of(4 * layout.embedding_dim)
+        step = max(1, _CHUNK_BYTES // (PAGE_BYTES * geometry.pages_per_row)) * geometry.rows_per_page
+        name, checksum, page = pages_file(table, band), 0, 0
+        buffer = np.empty((geometry.num_pages(min(step, layout.slots(band))), PAGE_BYTES), np.uint8)
+        with open(self.directory / name, "wb") as file:
+            for start in range(0, layout.slots(band), step):
+                rows = source.rows(band, np.arange(start, min(start + step, layout.slots(band))))
+                pages = buffer[: geometry.num_pages(len(rows))]
+                _native.fill_pages(rows.view(np.uint8), table, band, page, pages)
+                file.write(memoryview(pages).cast("B"))
+                checksum = _native.crc32c(pages, checksum)
+                page += len(pages)
+                self._advance(pages.nbytes)
+        return FileEntry(path=name, bytes=page * PAGE_BYTES, crc32c=checksum)
+
+    def _copy_assets(self) -> list[FileEntry]:
+        files = []
+        for entry in self.checkpoint.files:
+            if entry.path.startswith(f"{ASSETS}/"):
+                target = self.directory / entry.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.checkpoint.path / entry.path, target)
+                entry.check(self.directory)
+                files.append(entry)
+        return files
+
+    def _check_bytes(self, files: Sequence[FileEntry]) -> None:
+        """What was written takes exactly the bytes that planning was told."""
+        tensors = TensorFile(self.directory / TABLES_FILE)
+        sizes = {entry.path: entry.bytes for entry in files}
+        for table, layout in enumerate(self.layouts):
+            dram = sum(tensors.spec(n).num_bytes for n in tensors.names if n.startswith(f"{table}."))
+            ssd = sum(sizes.get(pages_file(table, band), 0) for band in range(len(layout.bands)))
+            if (dram, ssd) != (layout.dram_bytes, layout.ssd_bytes):
+                raise RuntimeError(
+                    f"internal error: table {layout.table} takes {dram} DRAM and {ssd} SSD bytes, its layout "
+                    f"says {layout.dram_bytes} and {layout.ssd_bytes}; please report this"
+                )
+
+    def _advance(self, num_bytes: int) -> None:
+        self._advance_to(self._done + num_bytes)
+
+    def _advance_to(self, done: int) -> None:
+        self._done = done
+        if self.progress is not None:
+            self.progress(done, self._to_do)
+
+
+def _match_layouts(checkpoint: Checkpoint, planned: Sequence[TableLayout]) -> list[TableLayout]:
+    """The plan's layouts in the checkpoint's order, checked against it."""
+    by_name = {layout.table: layout for layout in planned}
+    if len(by_name) != len(planned):
+        raise ValueError("plan: two layouts have the same table name; plan again")
+    result = []
+    for stored in (table.layout for table in checkpoint.tables):
+        layout = by_name.pop(stored.table, None)
+        if layout is None:
+            raise ValueError(f"table {stored.table}: the plan has no layout for it; plan for this checkpoint")
+        for field in ("num_embeddings", "embedding_dim"):
+            if getattr(layout, field) != getattr(stored, field):
+                raise ValueError(
+                    f"table {stored.table}: {field} is {getattr(stored, field)} in the checkpoint and "
+                    f"{getattr(layout, field)} in the plan; plan for this checkpoint"
+                )
+        if not trained_whole(stored) and not same_bands(stored, layout):
+            raise ValueError(
+                f"table {stored.table}: it was trained with the bands {_bands_text(stored)}, the plan has "
+                f"{_bands_text(layout)}; pack with the plan it was trained for, or train it with this one"
+            )
+        result.append(layout)
+    if by_name:
+        raise ValueError(f"table {next(iter(by_name))}: it is in the plan and not in the checkpoint")
+    return result
+
+
+def _match_statistics(
+    checkpoint: Checkpoint, layouts: Sequence[TableLayout], statistics: RankedTables | None
+) -> list[IdsInRanks | None]:
+    by_name = {} if statistics is None else {table.name: table for table in statistics.tables}
+    result: list[IdsInRanks | None] = []
+    for stored, layout in zip((table.layout for table in checkpoint.tables), layouts, strict=True):
+        table = by_name.get(layout.table)
+        if table is not None and table.num_embeddings != layout.num_embeddings:
+            raise ValueError(
+                f"table {layout.table}: the statistics count {table.num_embeddings} rows, the table has "
+                f"{layout.num_embeddings}; collect them with this model's encoder"
+            )
+        if table is None and not same_bands(stored, layout) and len(layout.bands) > 1:
+            raise ValueError(
+                f"table {layout.table}: cutting it into bands needs its access statistics; collect them and "
+                "pass them to pack"
+            )
+        result.append(None if table is None else table.ids_in_ranks)
+    return result
+
+
+def _check_space(directory: Path, checkpoint: Checkpoint, layouts: Sequence[TableLayout]) -> None:
+    """Refuses before the work what could not be written after it."""
+    needed = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts)
+    needed += sum(
+        e.bytes for e in checkpoint.files if e.path == DENSE_FILE or e.path.startswith(f"{ASSETS}/")
+    )
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({needed} bytes needed, {free} free)")
+
+
+def _bands_text(layout: TableLayout) -> str:
+    return ", ".join(f"{band.start}-{band.stop} {band.format}" for band in layout.bands)

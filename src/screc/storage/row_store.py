@@ -1,0 +1,128 @@
+"""The row store: rows by table and id, from whichever memory they live in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from screc import _native
+
+from .artifact import Artifact, pages_file
+
+
+class RowStore:
+    """The embedding tables of an artifact, opened for look-ups.
+
+    A row comes back exactly as its format stores it: fp32 rows bit by bit from DRAM and SSD, tensor-train
+    rows as the product of their cores. Calls may come from several threads; they take turns.
+
+    Attributes:
+        native: the compiled store, for the engine.
+        tables: names of the tables in order.
+    """
+
+    def __init__(self, native: Any, tables: tuple[str, ...], dims: tuple[int, ...]) -> None:
+        self.native = native
+        self.tables = tables
+        self._dims = dims
+
+    @classmethod
+    def open(
+        cls, path: Artifact | Path | str, *, io: str = "auto", queue_depth: int = 64, threads: int = 0
+    ) -> RowStore:
+        """Opens the tables of an artifact: loads and checks what lives in DRAM, opens the SSD bands.
+
+        Args:
+            path: the artifact or its directory.
+            io: "auto", "io_uring" or "pread"; how SSD pages are read.
+            queue_depth: reads in flight at most.
+            threads: threads for look-ups and the engine; 0 means one per available core.
+
+        Raises:
+            FileNotFoundError: there is no artifact at ``path``.
+            DamagedFileError: a file is missing, cut or changed.
+            OSError: SSD bands cannot be opened, or ``io`` is refused here.
+            ValueError: an argument is out of range.
+        """
+        artifact = path if isinstance(path, Artifact) else Artifact.open(path)
+        native = _native.RowStore(io=io, queue_depth=queue_depth, threads=threads)
+        tensors = artifact.load_tables()
+        for number, table in enumerate(artifact.tables):
+            layout = table.layout
+            native.add_table(layout.num_embeddings, layout.embedding_dim, table.pooling == "mean")
+            for position, band in enumerate(layout.bands):
+                prefix = f"{number}.{position}"
+                kind = table.indices[position]
+                index = None
+                if kind is not None:
+                    names = ("bits", "directory") if kind == "bitmap" else ("keys", "slots")
+                    index = (kind, *(tensors[f"{prefix}.index.{name}"] for name in names))
+                if band.tt is not None:
+                    cores = [tensors[f"{prefix}.tt.{core}"] for core in range(band.tt.num_cores)]
+                    native.add_tt_band(number, cores, index)
+                elif band.memory == "dram":
+                    native.add_dram_band(number, tensors[f"{prefix}.rows"], index)
+                else:
+                    native.add_ssd_band(
+                        number, str(artifact.path / pages_file(number, position)), position, index
+                    )
+        return cls(
+            native,
+            tuple(table.layout.table for table in artifact.tables),
+            tuple(table.layout.embedding_dim for table in artifact.tables),
+        )
+
+    def gather(self, table: int | str, ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The rows of ids int64 [n] of one table (number or name), float32 [n, dim].
+
+        Raises:
+            KeyError: there is no such table.
+            ValueError: an id out of range, or ``out`` of another shape.
+            OSError: a page is damaged or cannot be read; the message names table, page and file.
+        """
+        number = self._number(table)
+        if out is None:
+            out = np.empty((len(ids), self._dims[number]), np.float32)
+        self.native.gather(number, ids, out)
+        return out
+
+    def lookup(
+        self, ids: np.ndarray, offsets: np.ndarray, batch_size: int, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Pools the bags of a batch, float32 [batch_size, sum of the tables' dims].
+
+        Args:
+            ids: int64 [nnz], table by table.
+            offsets: int64 [tables * batch_size + 1], table-major, as in :class:`screc.data.Batch`.
+            batch_size: samples.
+            out: where to write; made when None.
+
+        Raises:
+            ValueError: ids or offsets out of range; the message names table, position and value.
+            OSError: a page is damaged or cannot be read; the message names table, page and file.
+        """
+        if out is None:
+            out = np.empty((batch_size, sum(self._dims)), np.float32)
+        self.native.lookup(ids, offsets, batch_size, out)
+        return out
+
+    def stats(self) -> Any:
+        """Counts since the store was opened, with units in their documentation;
+        ``dram_rows + tt_rows + ssd_rows == lookups``."""
+        return self.native.stats()
+
+    @property
+    def dram_bytes(self) -> int:
+        """Bytes of rows, cores and indices in DRAM."""
+        return self.stats().dram_bytes
+
+    def _number(self, table: int | str) -> int:
+        if isinstance(table, str):
+            if table not in self.tables:
+                raise KeyError(f"no table '{table}'; the artifact has {', '.join(self.tables)}")
+            return self.tables.index(table)
+        if not 0 <= table < len(self.tables):
+            raise KeyError(f"no table {table}; the artifact has {len(self.tables)}")
+        return table
