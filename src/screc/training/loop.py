@@ -40,7 +40,7 @@ class TrainingConfig:
         table_lr: its learning rate.
         seed: of the shuffle.
         num_threads: threads of torch; 0 leaves them as they are.
-        bf16_matmul: multiply matrices in bfloat16 while training; weights, tables and evaluation stay float32.
+        bf16_matmul: multiply matrices in bfloat16 while training; weights, tables, evaluation stay float32.
             Faster on processors with instructions for it (avx512_bf16, amx_bf16), slower on others.
         shuffle_window: samples that are shuffled together; 0 trains in the log's order.
         checkpoint_every_samples: samples between checkpoints; 0 writes only the last one.
