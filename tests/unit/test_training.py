@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import killed_run
@@ -27,6 +28,7 @@ from screc.training import (
     evaluate,
     load_model,
     predict,
+    save_model,
     train,
 )
 from screc.training.shuffle import shuffled_batches, take
@@ -209,6 +211,26 @@ def test_resume_refuses_another_run(tmp_path: Path) -> None:
         train(tiny_model(banded=True), TinyLog(), CONFIG, out=tmp_path / "out")
     report = train(tiny_model(banded=True), TinyLog(), CONFIG, out=tmp_path / "out", resume=False)
     assert report.samples == 640
+
+
+def test_model_saved_without_training_cannot_be_resumed(tmp_path: Path) -> None:
+    save_model(tiny_model(), tmp_path / "out")
+    with pytest.raises(ValueError, match="was not written by training and cannot be resumed"):
+        train(tiny_model(), TinyLog(), CONFIG, out=tmp_path / "out")
+
+
+def test_trains_outside_the_main_thread(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(train, tiny_model(), TinyLog(), CONFIG, out=tmp_path / "thread")
+        assert future.result().samples == 640
+    train(tiny_model(), TinyLog(), CONFIG, out=tmp_path / "main")
+    same_result(tmp_path / "main", tmp_path / "thread")
+
+
+def test_unknown_optimizer(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, table_optimizer="lion")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown 'lion'; choose one of sgd, adagrad, adam"):
+        train(tiny_model(), TinyLog(), config, out=tmp_path / "out")
 
 
 def test_foreign_directory_is_refused_before_training(tmp_path: Path) -> None:
