@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import killed_run
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from screc.training import (
     evaluate,
     load_model,
     predict,
+    save_model,
     train,
 )
 from screc.training.shuffle import shuffled_batches, take
@@ -211,6 +213,26 @@ def test_resume_refuses_another_run(tmp_path: Path) -> None:
     assert report.samples == 640
 
 
+def test_model_saved_without_training_cannot_be_resumed(tmp_path: Path) -> None:
+    save_model(tiny_model(), tmp_path / "out")
+    with pytest.raises(ValueError, match="was not written by training and cannot be resumed"):
+        train(tiny_model(), TinyLog(), CONFIG, out=tmp_path / "out")
+
+
+def test_trains_outside_the_main_thread(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(train, tiny_model(), TinyLog(), CONFIG, out=tmp_path / "thread")
+        assert future.result().samples == 640
+    train(tiny_model(), TinyLog(), CONFIG, out=tmp_path / "main")
+    same_result(tmp_path / "main", tmp_path / "thread")
+
+
+def test_unknown_optimizer(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, table_optimizer="lion")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown 'lion'; choose one of sgd, adagrad, adam"):
+        train(tiny_model(), TinyLog(), config, out=tmp_path / "out")
+
+
 def test_foreign_directory_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     log = SignallingLog(0, reading=True, signals=(signal.SIGKILL,))
@@ -269,12 +291,30 @@ def test_progress(tmp_path: Path) -> None:
     assert np.mean([e.loss for e in events]) == pytest.approx(report.train_loss, rel=0.1)
 
 
-def test_settings_of_torch_are_put_back(tmp_path: Path) -> None:
+def test_threads_are_put_back(tmp_path: Path) -> None:
     torch.set_num_threads(2)
-    train(tiny_model(), TinyLog(), dataclasses.replace(CONFIG, bf16_matmul=True), out=tmp_path / "out")
-    assert torch.get_num_threads() == 2
-    assert torch.get_float32_matmul_precision() == "highest"
-    torch.set_num_threads(1)
+    try:
+        train(tiny_model(), TinyLog(), CONFIG, out=tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("banded", [False, True])
+def test_bf16_stays_near_float32(tmp_path: Path, banded: bool) -> None:
+    reports = [
+        train(
+            tiny_model(banded=banded),
+            TinyLog(),
+            dataclasses.replace(CONFIG, bf16_matmul=bf16),
+            out=tmp_path / f"{bf16}",
+            evaluation=TinyLog(),
+        )
+        for bf16 in (False, True)
+    ]
+    assert reports[0].train_loss != reports[1].train_loss
+    assert reports[1].train_loss == pytest.approx(reports[0].train_loss, abs=0.01)
+    assert load_model(tmp_path / "True").tables.weight.dtype == torch.float32
 
 
 def test_log_must_fit_the_model(tmp_path: Path) -> None:
@@ -386,46 +426,33 @@ def test_shuffle_permutes_within_windows(window: int) -> None:
     assert samples_of(shuffled_batches(log, 32, window=window, seed=2, epoch=0)) != shuffled
 
 
-KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-from tiny_log import TinyLog, tiny_model
-from screc.training import TrainingConfig, train
-config = TrainingConfig(batch_size=32, num_threads=1, epochs=4, checkpoint_every_samples=64, log_every=1)
-print("ready", flush=True)
-report = train(tiny_model(banded=True), TinyLog(), config, out={out!r})
-print("done", report.samples, flush=True)
-"""
-
-
 @pytest.mark.slow
-def test_killed_at_any_moment_it_can_be_resumed(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    script = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
-    rng, kills, last = random.Random(0), 0, 0
+def test_killed_at_any_moment_it_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    # Imports torch once; the runs are forked from it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed_run"])
+    out, rng, kills, last = tmp_path / "out", random.Random(0), 0, 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        # A whole run takes a second or so; every third time the process may go further.
-        time.sleep(rng.uniform(0.0, 0.12 if kills < 12 else 5.0))
+        process = context.Process(target=killed_run.run, args=(out,))
+        process.start()
+        # The first dozen get less time than a run takes, the others enough.
+        process.join(rng.uniform(0.0, 0.2) if kills < 12 else 60)
         process.kill()
-        rest = process.stdout.read()
-        process.wait()
+        process.join()
         if out.exists():
             position = Checkpoint.open(out).training["position"]["samples"]
             assert position >= last
             last = position
             assert np.isfinite(predict(load_model(out), TinyLog(64))).all()
-        if "done" in rest:
+        if process.exitcode == 0:
             break
+        assert process.exitcode == -signal.SIGKILL
         kills += 1
-        assert kills < 60
-    assert kills >= 10
-    assert last == 4 * 640
-    config = TrainingConfig(batch_size=32, num_threads=1, epochs=4, checkpoint_every_samples=64, log_every=1)
-    train(tiny_model(banded=True), TinyLog(), config, out=tmp_path / "whole")
+    assert last == 8 * 640
+    killed_run.run(tmp_path / "whole")
     same_result(tmp_path / "whole", out)
-    train(tiny_model(banded=True), TinyLog(), config, out=out, resume=False)
+    train(tiny_model(), TinyLog(), CONFIG, out=out, resume=False)
     # What killed processes left behind went with the next write.
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["out", "whole"]
+    assert kills >= 10

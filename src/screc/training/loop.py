@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -40,7 +40,8 @@ class TrainingConfig:
         table_lr: its learning rate.
         seed: of the shuffle.
         num_threads: threads of torch; 0 leaves them as they are.
-        bf16_matmul: multiply matrices in bfloat16 where the processor has instructions for it.
+        bf16_matmul: multiply matrices in bfloat16 while training; weights, tables, evaluation stay float32.
+            Faster on processors with instructions for it (avx512_bf16, amx_bf16), slower on others.
         shuffle_window: samples that are shuffled together; 0 trains in the log's order.
         checkpoint_every_samples: samples between checkpoints; 0 writes only the last one.
         log_every: steps between calls of the progress callback.
@@ -180,7 +181,7 @@ def train(
         # Found now rather than after an hour of training.
         raise FileExistsError(f"{run.out} exists and is not a checkpoint; choose another path or remove it")
     before, began = run.position.samples, time.perf_counter()
-    with _torch_settings(config):
+    with _threads(config.num_threads):
         with Interrupt() as interrupt:
             run.train(interrupt)
         seconds = time.perf_counter() - began
@@ -286,7 +287,9 @@ class _Run:
     def _step(self, batch: Batch) -> None:
         at = self.position
         batch.validate(self.model.tables.num_embeddings, self.model.config.num_dense)
-        logits = self.model(*batch_tensors(batch))
+        # Not torch.set_float32_matmul_precision: it converts at every use and gains little.
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16_matmul):
+            logits = self.model(*batch_tensors(batch)).float()
         labels = label_tensor(batch, at.epoch_samples)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
         value = loss.item()
@@ -347,18 +350,12 @@ class _Run:
 
 
 @contextmanager
-def _torch_settings(config: TrainingConfig) -> Iterator[None]:
-    """The configuration's threads and precision, for the length of a run."""
-    settings: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
-        "precision": torch.get_float32_matmul_precision(),
-    }
+def _threads(number: int) -> Iterator[None]:
+    """torch's number of threads for the length of a run; 0 leaves it."""
+    before = torch.get_num_threads()
     try:
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
-        if config.bf16_matmul:
-            torch.set_float32_matmul_precision("medium")
+        if number:
+            torch.set_num_threads(number)
         yield
     finally:
-        torch.set_num_threads(settings["threads"])
-        torch.set_float32_matmul_precision(settings["precision"])
+        torch.set_num_threads(before)

@@ -58,7 +58,7 @@ class RowSgd(RowOptimizer):
     def _update(
         self, parameter: Tensor, rows: Tensor, values: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
-        parameter.index_add_(0, rows, values, alpha=-group["lr"])
+        _add_rows(parameter, rows, values * -group["lr"])
 
 
 class RowAdagrad(RowOptimizer):
@@ -77,7 +77,7 @@ class RowAdagrad(RowOptimizer):
             state["sum"] = torch.zeros_like(parameter)
         total = state["sum"].index_select(0, rows).addcmul_(values, values)
         state["sum"].index_copy_(0, rows, total)
-        parameter.index_add_(0, rows, values / total.sqrt_().add_(group["eps"]), alpha=-group["lr"])
+        _add_rows(parameter, rows, (values * -group["lr"]).div_(total.sqrt_().add_(group["eps"])))
 
 
 class RowAdam(RowOptimizer):
@@ -111,7 +111,7 @@ class RowAdam(RowOptimizer):
         state["exp_avg"].index_copy_(0, rows, first)
         state["exp_avg_sq"].index_copy_(0, rows, second)
         rate = group["lr"] * (1 - beta2**step) ** 0.5 / (1 - beta1**step)
-        parameter.index_add_(0, rows, first / second.sqrt_().add_(group["eps"]), alpha=-rate)
+        _add_rows(parameter, rows, first.mul_(-rate).div_(second.sqrt_().add_(group["eps"])))
 
 
 def dense_optimizer(name: OptimizerName, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -180,6 +180,11 @@ def _coalesced(gradient: Tensor) -> tuple[Tensor, Tensor]:
         return rows, gradient._values()
     gradient = gradient.coalesce()
     return gradient.indices()[0], gradient.values()
+
+
+def _add_rows(parameter: Tensor, rows: Tensor, values: Tensor) -> None:
+    # Without alpha: with it, torch leaves its fast path and takes the rows one by one.
+    parameter.index_add_(0, rows, values)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
