@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from recipes.click_pairs import unseen_items, write_part
 
+from recipes.click_pairs import unseen_items, write_part
 from screc.data import CategoricalColumn, Schema
 
 FIELDS = (

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from recipes.click_pairs import unseen_items, write_part
 
+from recipes.click_pairs import unseen_items, write_part
 from screc.data import CategoricalColumn, Schema
 
 HISTORY = 10

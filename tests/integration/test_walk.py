@@ -1,4 +1,4 @@
-"""From a click log to predictions through the verbs, and the packed model against PyTorch, sample by sample."""
+"""From a click log to predictions through the verbs; the packed model against PyTorch, sample by sample."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def system_summary(system: SystemSpec, console: Console) -> None:
         at = f"TT rank {tt.tt_rank}, dim {tt.embedding_dim}"
         view.add_row("TT rebuild", at, f"{1e3 / tt.ns_per_row:,.1f} M rows/s", f"{tt.spread:.0%}")
     for gemm in system.gemm:
-        view.add_row("dense layer", f"B = {gemm.samples}", f"{gemm.gflops:,.0f} GFLOP/s", f"{gemm.spread:.0%}")
+        view.add_row(
+            "dense layer", f"B = {gemm.samples}", f"{gemm.gflops:,.0f} GFLOP/s", f"{gemm.spread:.0%}"
+        )
     for read in system.ssd.reads if system.ssd else ():
         rate = f"{read.pages_per_second:,.0f} pages/s"
         view.add_row(f"SSD, {system.ssd.backend}", f"depth {read.queue_depth}", rate, f"{read.spread:.0%}")

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from screc.statistics.metrics import Metrics, StreamingMetrics
 
 from screc.data import Batch, ClickLog
-
 from screc.serving.engine import Engine
+from screc.statistics.metrics import Metrics, StreamingMetrics
 
 Report = Callable[[int, int | None], None]
 

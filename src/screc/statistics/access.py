@@ -303,7 +303,7 @@ class AccessStatistics:
         theirs = [(layout.table, layout.num_embeddings) for layout in layouts]
         if ours != theirs:
             raise ValueError(
-                f"the statistics are of tables {ours}, the layouts of {theirs}; use statistics of the same log"
+                f"the statistics are of tables {ours}, the layouts of {theirs}; use those of the same log"
             )
         return {
             number: [table.ids_in_ranks(band.start, band.stop) for band in layout.bands[:-1]]

@@ -1,5 +1,6 @@
 """Training, evaluation and checkpoints of models (needs torch)."""
 
+from screc.statistics.metrics import Metrics, StreamingMetrics, area_under_curve
 from screc.training.checkpointing import load_model, save_model
 from screc.training.evaluation import evaluate, predict
 from screc.training.loop import (
@@ -10,7 +11,6 @@ from screc.training.loop import (
     TrainingReport,
     train,
 )
-from screc.statistics.metrics import Metrics, StreamingMetrics, area_under_curve
 
 __all__ = [
     "DivergedError",

@@ -15,11 +15,11 @@ import torch
 
 from screc.data.batch import Batch
 from screc.models.dlrm import DLRM
+from screc.statistics.metrics import Metrics
 from screc.storage.checkpoint import Checkpoint
 from screc.training.checkpointing import load_optimizers, load_weights, save_model
 from screc.training.evaluation import batch_tensors, check_log, evaluate, label_tensor
 from screc.training.interrupt import Interrupt
-from screc.statistics.metrics import Metrics
 from screc.training.optimizers import OptimizerName, dense_optimizer, table_optimizer
 from screc.training.shuffle import shuffled_batches
 
