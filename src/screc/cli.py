@@ -102,10 +102,13 @@ def _progress(console: Console, title: str) -> Iterator[Any]:
 
 def _open(source: str, assets: Path | None, on_error: OnError) -> Any:
     """The click log, through the feature encoder that a model keeps in its assets (if it has one)."""
-    from screc.data import FeatureEncoder, open_log
+    from screc.data import open_log
 
-    folder = assets / "encoder" if assets else None
-    encoder = FeatureEncoder.load(folder) if folder and folder.is_dir() else None
+    encoder = None
+    if assets and (assets / "encoder").is_dir():
+        from screc.data import FeatureEncoder  # brings pyarrow, which a log of row ids has no need of
+
+        encoder = FeatureEncoder.load(assets / "encoder")
     return open_log(source, encoder, on_error=on_error.value)
 
 

@@ -219,18 +219,22 @@ class Teacher:
         logits += self.interactions(ids)
         normal = stream.standard_normal((CHUNK_ROWS, NUM_DENSE))
         logits += self.dense_logits(normal)
-        counts = np.floor(np.exp(self.means + self.deviations * normal))
-        dense = ((np.log1p(counts) - self._shift) / self._spread).astype(np.float32)
+        # In place: a chunk's temporaries are most of the memory of reading this log.
+        counts = normal
+        counts *= self.deviations
+        counts += self.means
+        np.floor(np.exp(counts, out=counts), out=counts)
+        dense = np.empty((CHUNK_ROWS, NUM_DENSE), dtype=np.float32)
+        for column in range(NUM_DENSE):
+            scaled = np.log1p(counts[:, column]) - self._shift[column]
+            dense[:, column] = scaled / self._spread[column]
         return _Chunk(ids, counts, dense, logits, stream.random(CHUNK_ROWS))
 
     def interactions(self, ids: np.ndarray) -> np.ndarray:
         """The pairs' part of the logit, float64 [n], of ids [T, n]."""
         total = np.zeros(ids.shape[1])
-        latents = {
-            f: self.fields[f].latents(ids[f]) for f in sorted({f for pair in self.pairs for f in pair})
-        }
         for f, g in self.pairs:
-            total += np.einsum("nk,nk->n", latents[f], latents[g])
+            total += np.einsum("nk,nk->n", self.fields[f].latents(ids[f]), self.fields[g].latents(ids[g]))
         total *= 0.5 * _PAIR_STRENGTH / math.sqrt(max(1, len(self.pairs)))
         return total
 
@@ -301,6 +305,7 @@ class SyntheticClickLog:
             while start < stop:
                 if start // CHUNK_ROWS != number:
                     number = start // CHUNK_ROWS
+                    chunk, parts = None, ()  # the old one goes before the new one is drawn
                     chunk = self.teacher.chunk(number)
                     probability = _sigmoid(chunk.logits + self.teacher.intercept)
                     labels = (chunk.uniform < probability).astype(np.float32)
@@ -308,13 +313,14 @@ class SyntheticClickLog:
                 low = start - number * CHUNK_ROWS
                 high = min(CHUNK_ROWS, low + stop - start)
                 pieces.append(
-                    [part[:, low:high] if i == 0 else part[low:high] for i, part in enumerate(parts)]
+                    [(part[:, low:high] if i == 0 else part[low:high]).copy() for i, part in enumerate(parts)]
                 )
                 start += high - low
-            yield tuple(
-                np.concatenate(column, axis=1 if i == 0 else 0)
-                for i, column in enumerate(zip(*pieces, strict=True))
-            )
+            if len(pieces) == 1:
+                yield tuple(pieces[0])
+            else:
+                columns = enumerate(zip(*pieces, strict=True))
+                yield tuple(np.concatenate(column, axis=1 if i == 0 else 0) for i, column in columns)
 
 
 def bayes_auc(probability: np.ndarray) -> float:
@@ -353,6 +359,10 @@ def _log_moments(means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray,
     points = np.linspace(-8.0, 8.0, (1 << 16) + 1)
     density = np.exp(-0.5 * points**2)
     density /= density.sum()
-    values = np.log1p(np.floor(np.exp(means[:, None] + deviations[:, None] * points)))
-    mean = (values * density).sum(axis=1)
-    return mean, np.sqrt(((values - mean[:, None]) ** 2 * density).sum(axis=1))
+    moments = []
+    for mean, deviation in zip(means, deviations, strict=True):
+        values = np.log1p(np.floor(np.exp(mean + deviation * points)))
+        center = (values * density).sum()
+        moments.append((center, np.sqrt(((values - center) ** 2 * density).sum())))
+    center, spread = np.array(moments).T
+    return center, spread
