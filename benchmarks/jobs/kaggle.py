@@ -24,6 +24,14 @@ DIM, NUM_DENSE = 16, 13
 BOTTOM, TOP = (512, 256, 64, DIM), (512, 256, 1)
 BATCH_SIZES = (1, 16, 128, 1024, 4096)
 ZIPF_EXPONENT = 1.05
+MODEL = {
+    "name": "dlrm",
+    "num_dense": NUM_DENSE,
+    "embedding_dim": DIM,
+    "bottom_mlp": list(BOTTOM),
+    "top_mlp": list(TOP),
+    "interaction": "dot",
+}
 
 
 def random_layers(generator: np.random.Generator, width: int, widths: tuple[int, ...]) -> list:
@@ -34,6 +42,16 @@ def random_layers(generator: np.random.Generator, width: int, widths: tuple[int,
         layers.append((weight.astype(np.float32), 0.1 * generator.standard_normal(out, dtype=np.float32)))
         width = out
     return layers
+
+
+def dense_tensors(bottom: list, top: list) -> dict[str, np.ndarray]:
+    """The layers by their names in docs/format.md."""
+    return {
+        f"{name}.{number}.{kind}": array
+        for name, layers in (("bottom", bottom), ("top", top))
+        for number, layer in enumerate(layers)
+        for kind, array in zip(("weight", "bias"), layer, strict=True)
+    }
 
 
 def random_table(generator: np.random.Generator, rows: int) -> np.ndarray:
@@ -78,7 +96,7 @@ def run(*, quick: bool) -> dict[str, object]:
     features = len(rows) + 1
     top = random_layers(generator, DIM + features * (features - 1) // 2, TOP)
 
-    engine = Engine.from_arrays(tables, bottom=bottom, top=top, num_dense=NUM_DENSE, threads=threads)
+    engine = Engine.from_arrays(MODEL, dense_tensors(bottom, top), tables, threads=threads)
     eager = EagerDlrm(tables, bottom, top).eval()
     results: dict[str, object] = {}
     ratios: dict[str, float] = {}

@@ -18,11 +18,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks.jobs.kaggle import BOTTOM, TOP, random_layers
+from benchmarks.jobs.kaggle import BOTTOM, DIM, MODEL, NUM_DENSE, TOP, dense_tensors, random_layers
 from screc.data import open_log
 from screc.storage import StoredTable, TableLayout, write_checkpoint
-
-DIM, NUM_DENSE = 16, 13
 
 
 def generate_checkpoint(path: Path, source: str) -> int:
@@ -32,10 +30,6 @@ def generate_checkpoint(path: Path, source: str) -> int:
     bottom = random_layers(generator, NUM_DENSE, BOTTOM)
     features = len(log.tables) + 1
     top = random_layers(generator, DIM + features * (features - 1) // 2, TOP)
-    dense = {}
-    for name, layers in (("bottom", bottom), ("top", top)):
-        for number, (weight, bias) in enumerate(layers):
-            dense |= {f"{name}.{number}.weight": weight, f"{name}.{number}.bias": bias}
     tables = [
         StoredTable(layout=TableLayout.dense(table.name, table.num_embeddings, DIM), pooling=table.pooling)
         for table in log.tables
@@ -45,15 +39,14 @@ def generate_checkpoint(path: Path, source: str) -> int:
         count = tables[table].layout.num_embeddings
         return {"band.0.rows": 0.1 * generator.standard_normal((count, DIM), dtype=np.float32)}
 
-    model = {
-        "name": "dlrm",
-        "num_dense": NUM_DENSE,
-        "embedding_dim": DIM,
-        "bottom_mlp": list(BOTTOM),
-        "top_mlp": list(TOP),
-        "interaction": "dot",
-    }
-    write_checkpoint(path, model=model, tables=tables, dense=dense, table_tensors=rows, training={})
+    write_checkpoint(
+        path,
+        model=MODEL,
+        tables=tables,
+        dense=dense_tensors(bottom, top),
+        table_tensors=rows,
+        training={},
+    )
     return sum(table.layout.num_embeddings for table in tables) * DIM * 4
 
 
