@@ -44,15 +44,18 @@ class RunConfig:
         rows, held_out_rows: samples of the training days and of the day that is predicted.
         scale: cardinalities as a share of Criteo-Kaggle's.
         dram_fraction: DRAM budget as a share of the fp32 embedding bytes.
+        max_tt_share: largest share of look-ups that tensor trains may answer; the rest of the cold rows go to
+            SSD, so that all three memories take part.
         model: widths of the DLRM.
         batch_size: samples per call that the plan is made and speed is measured for.
         seed: of the click log and of training.
     """
 
-    rows: int = 600_000
-    held_out_rows: int = 100_000
+    rows: int = 1_000_000
+    held_out_rows: int = 200_000
     scale: float = 0.05
     dram_fraction: float = 0.10
+    max_tt_share: float = 0.02
     model: DlrmConfig = field(default_factory=lambda: DlrmConfig(num_dense=13))
     batch_size: int = 2048
     seed: int = 1
@@ -94,6 +97,7 @@ def run(config: RunConfig, out: Path, console: Console) -> dict[str, Any]:
         config.model.embedding_dim,
         system,
         dram_fraction=config.dram_fraction,
+        max_tt_share=config.max_tt_share,
         batch_size=config.batch_size,
         dense_flops=2 * sum(w.numel() for w in full.dense_tensors().values() if w.ndim == 2),
     )

@@ -75,7 +75,8 @@ def run(*, quick: bool) -> dict[str, object]:
             "profile": ("profile", "--data", source, "--out", folder / "statistics"),
             "plan": (
                 *("plan", "--statistics", folder / "statistics", "--system", folder / "system.json"),
-                *("--dim", DIM, "--dram", dram, "--out", folder / "plan.json"),
+                # Random rows are no tensor train, so every cold row has to be read from SSD.
+                *("--model", folder / "model", "--dram", dram, "--no-tt", "--out", folder / "plan.json"),
             ),
             "pack": (
                 *("pack", folder / "model", "--plan", folder / "plan.json"),
@@ -102,7 +103,7 @@ def run(*, quick: bool) -> dict[str, object]:
     peak, budget = results["predict"]["peak_resident_bytes"], results["plan"]["budget"]["dram_bytes"]
     console.print(
         f"peak resident memory of `screc predict`: {peak / 1e6:.0f} MB for a DRAM budget of "
-        f"{budget / 1e6:.0f} MB ({peak / budget:.2f}x; limit 1.25x),"
+        f"{budget / 1e6:.0f} MB ({peak / budget:.2f}x; limit 1.25x), "
         f"{results['predict']['samples_per_s']:,.0f} samples/s"
     )
     if peak > 1.25 * budget:

@@ -23,7 +23,7 @@ def test_prediction_stays_within_the_budget(tmp_path: Path, screc: Callable[...,
     reference_system().save(tmp_path / "system.json")
     screc("profile", "--data", SOURCE, "--out", tmp_path / "statistics")
     plan = screc(
-        *("plan", "--statistics", tmp_path / "statistics", "--dim", 16, "--dram", BUDGET),
+        *("plan", "--statistics", tmp_path / "statistics", "--dim", 16, "--dram", BUDGET, "--no-tt"),
         *("--system", tmp_path / "system.json", "--out", tmp_path / "plan.json"),
     )
     # Most of the budget is used, so that the limit below means something.

@@ -343,7 +343,7 @@ def test_summary_and_picture(tmp_path) -> None:
         "DRAM fp32",
         "SSD fp32",
         "Optimality gap",
-        "look-ups %",
+        "look-ups",
         "ms per batch of 1024",
     ):
         assert expected in text

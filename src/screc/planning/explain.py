@@ -27,9 +27,11 @@ def _place(band: Band) -> int:
 
 def system_summary(system: SystemSpec, console: Console) -> None:
     """Print the measured rates of a host, each with its spread."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    view = Table(title=f"{system.cores} cores, {system.isa}", title_justify="left", title_style="bold")
+    title = f"{system.cores} cores, {system.isa}"
+    view = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("what", "at", "rate", "spread"):
         view.add_column(heading, justify="left" if heading == "what" else "right")
     for row in system.dram.gather:
@@ -50,34 +52,30 @@ def system_summary(system: SystemSpec, console: Console) -> None:
 
 def plan_summary(plan: Plan, console: Console) -> None:
     """Print where every table's rows are, what each memory holds, and what is predicted."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     predicted = plan.predicted
-    table = Table(title="Plan", title_justify="left", title_style="bold")
-    table.add_column("table", overflow="fold")
-    table.add_column("rows", justify="right")
-    table.add_column("look-ups/batch", justify="right")
-    table.add_column("band")
-    for heading in ("rows %", "look-ups %", "bytes", "index", "us/batch", "pages"):
-        table.add_column(heading, justify="right")
+    table = Table(title="Plan", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("table", no_wrap=True, max_width=16)
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("band", no_wrap=True)
+    for heading in ("rows", "look-ups", "bytes", "us/batch"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for layout, costs in zip(plan.layouts, predicted.tables, strict=True):
         for number, (band, size) in enumerate(zip(layout.bands, costs.bands, strict=True)):
             name = _PLACES[_place(band)][0]
             if band.tt is not None:
                 name += f" r{max(band.tt.ranks)}"
-            first, last = number == 0, number == len(layout.bands) - 1
+            first = number == 0
             table.add_row(
                 layout.table if first else "",
                 f"{layout.num_embeddings:,}" if first else "",
-                f"{costs.lookups:,.0f}" if first else "",
                 name,
-                f"{100 * size.rows / layout.num_embeddings:.2f}",
-                f"{100 * size.lookup_share:.2f}",
-                format_bytes(size.num_bytes),
-                format_bytes(size.index_bytes) if size.index_bytes else "",
+                f"{size.rows / layout.num_embeddings:.2%}",
+                f"{size.lookup_share:.2%}",
+                format_bytes(size.num_bytes + size.index_bytes),
                 f"{1e6 * costs.seconds:.1f}" if first else "",
-                f"{costs.pages:.2f}" if first and costs.pages else "",
-                end_section=last and len(layout.bands) > 1,
             )
     console.print(table)
     used = predicted.dram_bytes / plan.budget.dram_bytes if plan.budget.dram_bytes else 0.0

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 def statistics_summary(statistics: AccessStatistics, console: Console) -> None:
     """Print rows, look-ups and how few rows answer most of them, table by table."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    view = Table(title=f"{statistics.num_samples:,} samples", title_justify="left", title_style="bold")
+    title = f"{statistics.num_samples:,} samples; share of look-ups of a table's top 1 % and 10 % of rows"
+    view = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("table", overflow="fold")
-    for heading in ("rows", "seen", "look-ups/sample", "coverage", "look-ups of the top 1 %", "top 10 %"):
+    for heading in ("rows", "seen", "pooling", "coverage", "top 1 %", "top 10 %"):
         view.add_column(heading, justify="right")
     for table in statistics.tables:
         ranks = np.ceil(np.array([0.01, 0.1]) * table.num_embeddings).astype(np.int64)
