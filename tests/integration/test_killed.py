@@ -124,13 +124,13 @@ def test_train_killed_in_the_middle_of_its_work(tmp_path: Path) -> None:
 
     def arguments(out: str) -> list[object]:
         return [
-            *("train", "--data", "synthetic:rows=12000,seed=3,scale=0.01", "--out", tmp_path / out),
+            *("train", "--data", "synthetic:rows=6000,seed=3,scale=0.01", "--out", tmp_path / out),
             *("--batch-size", 500, "--checkpoint-every", 1000, "--threads", 1, "--bottom", "16"),
             *("--top", "16", "--epochs", 2),
         ]
 
     last = 0
-    for _ in range(4):
+    for _ in range(3):
         kills += run_verb_and_kill(tmp_path, "model", rng.random() * 0.3, *arguments("model"))
         if (tmp_path / "model").exists():
             position = Checkpoint.open(tmp_path / "model").training["position"]["samples"]
