@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from screc.data.reader import RawReader
 
 OnError = Literal["raise", "skip"]
+# Told (samples done, samples in all or None).
+Progress = Callable[[int, int | None], None]
 SourceKind = Literal["criteo", "avazu", "parquet", "synthetic"]
 
 

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from screc.data import Batch, ClickLog
-from screc.data.log import check_log
+from screc.data.log import Progress, check_log
 from screc.serving.engine import Engine
 from screc.statistics.metrics import Metrics, StreamingMetrics
 from screc.storage import replace_file
-
-Report = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def score(
     *,
     batch_size: int = 4096,
     out: Path | None = None,
-    progress: Report | None = None,
+    progress: Progress | None = None,
 ) -> ScoringReport:
     """Predict every sample of a log in bounded memory.
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from screc import _native
 
 from .atomic import identity, read_unreplaced
 from .checksum import DamagedFileError, FileEntry
+from .frozen import Frozen
 from .layout import IndexKind, TableLayout, hash_capacity, index_kind
 from .manifest import Pooling, check_version, parse_manifest, write_json
 from .tensors import TensorFile, TensorSpec
@@ -60,10 +61,8 @@ class PackedTable:
         return self
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """manifest.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["screc-artifact"]
     version: Literal[1]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from .atomic import identity, read_unreplaced, replace_directory
 from .checksum import DamagedFileError, FileEntry
+from .frozen import Frozen
 from .layout import TableLayout
 from .manifest import Pooling, check_version, parse_manifest, write_json
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
@@ -34,9 +35,7 @@ class StoredTable:
     pooling: Pooling
 
 
-class _Manifest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Manifest(Frozen):
     format: Literal["screc-checkpoint"]
     version: Literal[1]
     model: dict[str, Any]
