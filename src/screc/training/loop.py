@@ -287,7 +287,6 @@ class _Run:
 
     def _step(self, batch: Batch) -> None:
         at = self.position
-        batch.validate(self.model.tables.num_embeddings, self.model.config.num_dense)
         # Not torch.set_float32_matmul_precision: it converts at every use and gains little.
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16_matmul):
             logits = self.model(*batch_tensors(batch)).float()
