@@ -1,7 +1,8 @@
-"""Clicks from interactions: sampled negatives, and writing the train and test parts."""
+"""Clicks from interactions: sampled negatives, the train and test parts, the recipes' command line."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -59,3 +60,14 @@ def write_part(
     ]
     pq.write_table(pa.table(arrays, names=names).take(take), path, row_group_size=65_536)
     return order.size
+
+
+def run_from_command_line(prepare: Callable[..., tuple[int, int]], description: str, source: str) -> None:
+    """Call ``prepare(data, out, seed=seed)`` with what the command line says, and print the rows it wrote."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help=f"directory that holds {source}")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    train, test = prepare(arguments.data, arguments.out, seed=arguments.seed)
+    print(f"{arguments.out}: {train:,} training rows, {test:,} test rows")

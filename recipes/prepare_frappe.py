@@ -9,13 +9,12 @@ to yourself.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from recipes.click_pairs import unseen_items, write_part
+from recipes.click_pairs import run_from_command_line, unseen_items, write_part
 from screc.data import CategoricalColumn, Schema
 
 FIELDS = (
@@ -62,16 +61,5 @@ def prepare(data: Path, out: Path, *, seed: int = 0) -> tuple[int, int]:
     return written[0], written[1]
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="directory that holds frappe/frappe.parquet")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train, test = prepare(arguments.data, arguments.out, seed=arguments.seed)
-    print(f"{arguments.out}: {train:,} training rows, {test:,} test rows")
-
-
 if __name__ == "__main__":
-    main()
+    run_from_command_line(prepare, __doc__, "frappe/frappe.parquet")

@@ -10,7 +10,6 @@ pooled by mean. The data is for research only (GroupLens) and may not be redistr
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipes.click_pairs import unseen_items, write_part
+from recipes.click_pairs import run_from_command_line, unseen_items, write_part
 from screc.data import CategoricalColumn, Schema
 
 HISTORY = 10
@@ -121,16 +120,5 @@ def _histories(items: np.ndarray, places: np.ndarray, rows: np.ndarray) -> pa.Ar
     return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(items[before].astype(np.int32)))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="directory that holds ml1m/")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train, test = prepare(arguments.data, arguments.out, seed=arguments.seed)
-    print(f"{arguments.out}: {train:,} training rows, {test:,} test rows")
-
-
 if __name__ == "__main__":
-    main()
+    run_from_command_line(prepare, __doc__, "ml1m/")

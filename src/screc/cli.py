@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -78,7 +79,17 @@ def _console(as_json: bool) -> Console:
 def _finish(as_json: bool, value: Any) -> None:
     """Print a report (a dict or a dataclass) for programs."""
     if as_json:
-        print(json.dumps(asdict(value) if is_dataclass(value) else value, indent=1, default=str))
+        plain = _finite(asdict(value) if is_dataclass(value) else value)
+        print(json.dumps(plain, indent=1, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """null for numbers that are not defined (the AUC of one label): JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
@@ -462,6 +473,8 @@ def main() -> None:
             raise
         show = getattr(error, "format_message", None)  # a wrong option: typer's own message
         text = show() if show else str(error) or type(error).__name__
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            text = "training needs torch: pip install 'screc[train]'"
         print(f"screc: error: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(2 if show else 1)
 

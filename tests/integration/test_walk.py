@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +108,27 @@ def test_packing_another_plan_than_the_trained_one_is_refused(walk: Path, screc:
             *("--out", walk / "other"),
         )
     assert not (walk / "other").exists()
+
+
+def test_all_but_training_works_without_torch(walk: Path, tmp_path: Path) -> None:
+    """What `pip install screc` without extras gives."""
+    log = "synthetic:rows=2000,seed=3,scale=0.01"
+    plan = ("--statistics", walk / "statistics", "--plan", walk / "plan.json")
+    verbs = (
+        ("profile", "--data", log, "--out", tmp_path / "statistics"),
+        (
+            *("plan", "--statistics", walk / "statistics", "--dim", 16, "--dram", "20%"),
+            *("--system", walk / "system.json", "--out", tmp_path / "plan.json"),
+        ),
+        ("pack", walk / "planned", *plan, "--out", tmp_path / "artifact"),
+        ("verify", tmp_path / "artifact"),
+        ("predict", tmp_path / "artifact", "--data", log, "--out", tmp_path / "p.npy"),
+        ("bench", tmp_path / "artifact", "--data", log, "--batch-sizes", "64", "--seconds", 0.1),
+    )
+    code = "import sys; sys.modules['torch'] = None; from screc.cli import main; main()"
+    for verb in verbs:
+        command = [sys.executable, "-c", code, *map(str, verb), "--json"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        json.loads(result.stdout, parse_constant=pytest.fail)
+    assert np.load(tmp_path / "p.npy").shape == (2000,)

@@ -70,6 +70,9 @@ def test_only_our_directories_are_replaced(tmp_path):
         put(tmp_path / "file", "no")
     with pytest.raises(IsADirectoryError, match="home is a directory"), replace_file(target):
         pass
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="pipe is not a regular file"), replace_file(tmp_path / "pipe"):
+        pass
     with pytest.raises(ValueError, match="below the root"):
         put(Path("/"), "no")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from screc.cli import app
+from screc.cli import _finish, app
 
 # The flags of each verb. A new one is a decision: write it down here and in the guide.
 FLAGS = {
@@ -78,3 +79,17 @@ def test_errors_are_one_line_and_a_code(arguments: list[str], words: list[str], 
     for word in words:
         assert word.lower() in lines[0].lower()
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_numbers_that_are_not_defined_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    _finish(True, {"auc": float("nan"), "parts": [1.5, float("inf")], "path": Path("x")})
+    text = capsys.readouterr().out
+    assert json.loads(text, parse_constant=pytest.fail) == {"auc": None, "parts": [1.5, None], "path": "x"}
+
+
+def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from screc.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", "--data", "synthetic:rows=10", "--out", "m"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "screc: error: training needs torch: pip install 'screc[train]'\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,20 +149,14 @@ def test_threads_take_turns():
     engine = Engine.from_arrays(*made[:3], poolings=made[3], threads=2)
     batches = [make_batch(size, 13, made[2], seed=size) for size in (1, 50, 700, 1500)]
     expected = [engine.predict(batch) for batch in batches]
-    wrong: list[int] = []
 
     def work(start: int) -> None:
         for k in range(40):
             i = (start + k) % len(batches)
-            if not np.array_equal(engine.predict(batches[i]), expected[i]):
-                wrong.append(i)
+            np.testing.assert_array_equal(engine.predict(batches[i]), expected[i])
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
 
 
 @pytest.mark.parametrize("isa", _native.supported_isas())

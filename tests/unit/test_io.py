@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +223,6 @@ def test_reader_returns_every_page(io: str, page_file: tuple[Path, np.ndarray], 
 def test_reader_serves_several_threads(io: str, page_file: tuple[Path, np.ndarray]) -> None:
     path, pages = page_file
     reader = _native.PageReader(path, io=io, queue_depth=8)
-    wrong = []
 
     def work(seed: int) -> None:
         generator = np.random.default_rng(seed)
@@ -231,15 +230,10 @@ def test_reader_serves_several_threads(io: str, page_file: tuple[Path, np.ndarra
         for _ in range(20):
             wanted = generator.integers(0, 300, 40)
             reader.read(wanted, out)
-            if not np.array_equal(out, pages[wanted]):
-                wrong.append(seed)
+            np.testing.assert_array_equal(out, pages[wanted])
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
 
 
 def test_reader_refuses_pages_outside_the_file(io: str, page_file: tuple[Path, np.ndarray]) -> None:

@@ -10,13 +10,13 @@ from screc.data.log import concatenate, parse_source, rebatch
 
 
 def _batch(bags: list[list[list[int]]], first: int) -> Batch:
-    """A batch from bags[table][sample]; dense and label tell the sample's number."""
+    """A batch from bags[table][sample]; dense tells the sample's number, label its parity."""
     size = len(bags[0])
     flat = [bag for table in bags for bag in table]
     offsets = np.concatenate([[0], np.cumsum([len(bag) for bag in flat])]).astype(np.int64)
     ids = np.array([i for bag in flat for i in bag], dtype=np.int64)
     number = np.arange(first, first + size, dtype=np.float32)
-    return Batch(dense=number[:, None], ids=ids, offsets=offsets, labels=number)
+    return Batch(dense=number[:, None], ids=ids, offsets=offsets, labels=number % 2)
 
 
 def _samples(batches: list[Batch]) -> list[tuple]:

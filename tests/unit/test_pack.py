@@ -472,7 +472,7 @@ def test_opened_while_it_is_replaced(tmp_path):
         kill(child)
     artifact = Artifact.open(tmp_path / "a1")
     pack(tmp_path / "2", ranks, Plan(layouts), tmp_path / "a1")
-    with pytest.raises(ReplacedError, match=r"a1 was replaced while it was being opened; open it again"):
+    with pytest.raises(ReplacedError, match=r"a1 was replaced while it was being read; open it again"):
         open_store(artifact)
     open_store(tmp_path / "a1")
 

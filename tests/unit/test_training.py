@@ -339,14 +339,39 @@ def test_log_must_fit_the_model(tmp_path: Path) -> None:
     [
         ("dense", lambda a: a * np.float32(np.nan), r"dense\[0, 0\] is nan; fill or drop"),
         ("ids", lambda a: a + 40, r"ids: \d+ is out of range for table 0 with 40 rows"),
+        ("ids", lambda a: a - 1, r"ids: -1 is out of range for table \d with \d+ rows"),
+        ("ids", lambda a: a.astype(np.int32), r"ids: expected int64, got int32"),
+        ("offsets", lambda a: a[:-32], r"offsets: expected 3 tables x 32 samples \+ 1 = 97 entries, got 65"),
+        ("offsets", lambda a: np.append(0, a[:0:-1]), r"offsets: must run from 0 to the number of ids"),
+        ("labels", lambda a: a + 1, r"labels\[\d+\] = 2.0 is neither 0 nor 1"),
         ("labels", lambda a: None, r"labels: the samples from 0 on have none"),
     ],
 )
-def test_bad_batches(tmp_path: Path, field: str, change, message: str) -> None:  # type: ignore[no-untyped-def]
-    log = TinyLog()
-    log.whole = dataclasses.replace(log.whole, **{field: change(getattr(log.whole, field))})
-    with pytest.raises(ValueError, match=message):
-        train(tiny_model(), log, CONFIG, out=tmp_path / "out")
+@pytest.mark.parametrize("window", [0, 100])
+def test_bad_batches(tmp_path: Path, field: str, change, message: str, window: int) -> None:  # type: ignore[no-untyped-def]
+    class Changed(TinyLog):
+        def batches(self, batch_size: int, *, skip: int = 0) -> Iterator[Batch]:
+            for batch in super().batches(batch_size, skip=skip):
+                yield dataclasses.replace(batch, **{field: change(getattr(batch, field))})
+
+    config = dataclasses.replace(CONFIG, shuffle_window=window)
+    with pytest.raises((TypeError, ValueError), match=message):
+        train(tiny_model(), Changed(), config, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("window", [0, 100])
+def test_batches_without_samples_change_nothing(tmp_path: Path, window: int) -> None:
+    class Gaps(TinyLog):
+        def batches(self, batch_size: int, *, skip: int = 0) -> Iterator[Batch]:
+            for batch in super().batches(batch_size, skip=skip):
+                yield batch.rows(0, 0)
+                yield batch
+
+    config = dataclasses.replace(CONFIG, shuffle_window=window)
+    train(tiny_model(), TinyLog(), config, out=tmp_path / "one")
+    train(tiny_model(), Gaps(), config, out=tmp_path / "other", evaluation=Gaps())
+    same_result(tmp_path / "one", tmp_path / "other")
 
 
 def test_empty_log(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from storage_samples import Plan, layout, random_ranks, whole_tables, write_whole
 
 from screc import _native
-from screc.storage import Artifact, RowStore, pack, verify
+from screc.storage import Artifact, ReplacedError, RowStore, pack, verify
 from screc.storage.artifact import read_manifest
 from screc.storage.tensors import TensorFile
 
@@ -216,3 +216,16 @@ def test_what_cannot_be_verified_is_an_error(copy, tmp_path):
         verify(copy)
     (copy / "manifest.json").write_text("{")
     assert [damage.file for damage in verify(copy).damages] == ["manifest.json", "manifest.json"]
+
+
+def test_an_artifact_that_is_replaced_meanwhile_is_not_called_damaged(copy, tmp_path):
+    shutil.copytree(copy, tmp_path / "new")
+
+    def replace(*_):
+        if (tmp_path / "new").exists():
+            copy.rename(tmp_path / "old")
+            (tmp_path / "new").rename(copy)
+
+    with pytest.raises(ReplacedError, match="was replaced while it was being read; open it again"):
+        verify(copy, progress=replace)
+    assert verify(copy).ok

@@ -68,8 +68,8 @@ class Batch:
 
         Raises:
             TypeError: an array has the wrong dtype.
-            ValueError: a shape, an offset, an id or a dense value is wrong; the message names the field, the
-                value and where it stands.
+            ValueError: a shape, an offset, an id, a dense value or a label is wrong; the message names the
+                field, the value and where it stands.
         """
         for name, dtype, ndim in (("dense", np.float32, 2), ("ids", np.int64, 1), ("offsets", np.int64, 1)):
             array = getattr(self, name)
@@ -114,3 +114,7 @@ class Batch:
                 raise TypeError(f"labels: expected float32, got {self.labels.dtype}; convert it with astype")
             if self.labels.shape != (size,):
                 raise ValueError(f"labels: expected shape [{size}], got {list(self.labels.shape)}")
+            strange = (self.labels != 0) & (self.labels != 1)
+            if strange.any():
+                where = int(np.argmax(strange))
+                raise ValueError(f"labels[{where}] = {self.labels[where]} is neither 0 nor 1")

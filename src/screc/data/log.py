@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from screc.data.reader import RawReader
 
 OnError = Literal["raise", "skip"]
+# Told (samples done, samples in all or None).
+Progress = Callable[[int, int | None], None]
 SourceKind = Literal["criteo", "avazu", "parquet", "synthetic"]
 
 
@@ -84,6 +86,26 @@ class EncodedLog:
         check_batch_arguments(batch_size, skip)
         chunks = (self._encoder.encode(chunk) for chunk in self._reader.chunks(skip=skip))
         return rebatch(chunks, batch_size)
+
+
+def check_log(log: ClickLog, tables: Sequence[TableSpec], num_dense: int) -> None:
+    """Raise ``ValueError`` unless the log's tables and dense features are those of a model.
+
+    Args:
+        log: the click log.
+        tables: the model's tables; their names need not be the log's.
+        num_dense: dense features that the model takes.
+    """
+    if log.num_dense != num_dense:
+        raise ValueError(f"log: has {log.num_dense} dense features, the model takes {num_dense}")
+    if len(log.tables) != len(tables):
+        raise ValueError(f"log: has {len(log.tables)} tables, the model {len(tables)}")
+    for found, own in zip(log.tables, tables, strict=True):
+        if (found.num_embeddings, found.pooling) != (own.num_embeddings, own.pooling):
+            raise ValueError(
+                f"log: table {found.name} has {found.num_embeddings} rows pooled by {found.pooling}, "
+                f"the model's has {own.num_embeddings} pooled by {own.pooling}"
+            )
 
 
 def check_batch_arguments(batch_size: int, skip: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 
 from screc.embeddings.bags import check_bags, pool_bags
 from screc.storage.layout import TableLayout
-
-Pooling = Literal["sum", "mean"]
+from screc.storage.manifest import Pooling
 
 
 class TableModule(nn.Module):

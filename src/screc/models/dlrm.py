@@ -6,17 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from screc.data.log import TableSpec
 from screc.embeddings import EmbeddingCollection
 from screc.storage.layout import TableLayout
-
-if TYPE_CHECKING:
-    from screc.data.log import TableSpec
 
 Interaction = Literal["dot", "cat"]
 
@@ -205,6 +203,14 @@ class DLRM(nn.Module):
         for layer in self.top[:-1]:
             hidden = torch.relu(layer(hidden))
         return self.top[-1](hidden)[:, 0]
+
+    @property
+    def table_specs(self) -> tuple[TableSpec, ...]:
+        """Name, rows and pooling of every table, to compare with a log's."""
+        return tuple(
+            TableSpec(layout.table, layout.num_embeddings, pooling)
+            for layout, pooling in zip(self.tables.layouts, self.tables.pooling, strict=True)
+        )
 
     def model_dict(self) -> dict[str, Any]:
         """The ``model`` entry of a checkpoint."""

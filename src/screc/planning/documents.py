@@ -6,15 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from screc.storage import replace_file
-
-
-class Frozen(BaseModel):
-    """Part of a document: immutable, unknown fields refused, numbers finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from screc.storage.frozen import Frozen
 
 
 class Document(Frozen):

@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from screc.planning.documents import Document, Frozen
+from screc.planning.documents import Document
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
+from screc.storage.frozen import Frozen
 from screc.storage.layout import TableLayout
 
 

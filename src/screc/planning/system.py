@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from screc.planning.documents import Document, Frozen
+from screc.planning.documents import Document
+from screc.storage.frozen import Frozen
 from screc.storage.layout import TtShape
 
 

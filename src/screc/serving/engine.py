@@ -10,8 +10,12 @@ import numpy as np
 
 from screc import _native
 from screc.data.batch import Batch
+from screc.data.log import TableSpec
+from screc.storage import Artifact, RowStore
+from screc.storage.artifact import load_artifact
 
 _POOLINGS = ("sum", "mean")
+_MODEL_FIELDS = ("num_dense", "embedding_dim", "bottom_mlp", "top_mlp", "interaction")
 
 
 class Engine:
@@ -21,10 +25,18 @@ class Engine:
     calls take turns, and each uses all of the engine's threads.
 
     Attributes:
+        tables: name, rows and pooling of every table, in the order of a batch's.
+        num_dense: dense features of a sample.
         assets: the artifact's files for reading input (the feature encoder); None without an artifact.
     """
 
-    def __init__(self, model: Mapping[str, Any], dense: Mapping[str, np.ndarray], store: _native.RowStore):
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        dense: Mapping[str, np.ndarray],
+        store: _native.RowStore,
+        tables: Sequence[TableSpec],
+    ) -> None:
         """Join a model's dense weights to a native row store.
 
         Args:
@@ -33,14 +45,19 @@ class Engine:
             dense: float32 tensors ``bottom.{i}.weight`` [out, in] and ``bottom.{i}.bias`` [out], and likewise
                 ``top``.
             store: the tables, in the model's order.
+            tables: what the store holds, in the same order.
 
         Raises:
             ValueError: a tensor is missing or its shape does not fit the model; the message names it.
         """
         if model.get("name") != "dlrm":
             raise ValueError(f"model name {model.get('name')!r} is not served here; use 'dlrm'")
+        for field in _MODEL_FIELDS:
+            if field not in model:
+                raise ValueError(f"model: field {field} is missing; a DLRM has {', '.join(_MODEL_FIELDS)}")
         self._store = store
-        self._owner: object = store  # what must stay open as long as the engine
+        self.tables = tuple(tables)
+        self.num_dense: int = model["num_dense"]
         self.assets: Path | None = None
         self._native = _native.Engine(
             store,
@@ -62,16 +79,22 @@ class Engine:
             queue_depth: reads in flight at once.
 
         Raises:
-            ValueError: the artifact is damaged or is not a DLRM.
+            FileNotFoundError: there is no artifact at ``path``.
+            ValueError: the artifact is damaged (the message names the file) or is not a DLRM.
+            OSError: a page file is damaged or cannot be opened, or ``io`` is refused here.
         """
-        from screc.storage import Artifact, RowStore
 
-        artifact = Artifact.open(path)
-        store = RowStore.open(artifact, io=io, queue_depth=queue_depth, threads=threads)
-        engine = cls(artifact.model, artifact.dense(), store.native)
-        engine._owner = store
-        engine.assets = artifact.assets
-        return engine
+        def load(artifact: Artifact) -> Engine:
+            store = RowStore.open(artifact, io=io, queue_depth=queue_depth, threads=threads)
+            tables = [
+                TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)
+                for table in artifact.tables
+            ]
+            engine = cls(artifact.model, artifact.dense(), store.native, tables)
+            engine.assets = artifact.assets
+            return engine
+
+        return load_artifact(path, load)
 
     @classmethod
     def from_arrays(
@@ -99,6 +122,7 @@ class Engine:
         if len(chosen) != len(tables):
             raise ValueError(f"poolings has {len(chosen)} entries for {len(tables)} tables")
         store = _native.RowStore(threads=threads)
+        specs = []
         for number, (rows, pooling) in enumerate(zip(tables, chosen, strict=True)):
             if rows.ndim != 2:
                 raise ValueError(f"tables[{number}]: expected 2 dimensions, got shape {list(rows.shape)}")
@@ -106,7 +130,8 @@ class Engine:
                 raise ValueError(f"poolings[{number}]: expected 'sum' or 'mean', got {pooling!r}")
             table = store.add_table(rows.shape[0], rows.shape[1], pooling == "mean")
             store.add_dram_band(table, rows, None)
-        return cls(model, dense, store)
+            specs.append(TableSpec(str(number), rows.shape[0], pooling))
+        return cls(model, dense, store, specs)
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Probability of each sample, float32 [B].

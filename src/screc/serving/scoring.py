@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from screc.data import Batch, ClickLog
+from screc.data.log import Progress, check_log
 from screc.serving.engine import Engine
 from screc.statistics.metrics import Metrics, StreamingMetrics
-
-Report = Callable[[int, int | None], None]
+from screc.storage import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def score(
     *,
     batch_size: int = 4096,
     out: Path | None = None,
-    progress: Report | None = None,
+    progress: Progress | None = None,
 ) -> ScoringReport:
     """Predict every sample of a log in bounded memory.
 
@@ -57,17 +58,23 @@ def score(
         log: the click log.
         batch_size: samples per call of the engine.
         out: where to write the probabilities: ``.npy`` (float32 [num_samples]) or any other name for one
-            number per line. Written beside its place and renamed, so that half a file is never seen.
+            number per line. It appears there when it is complete; an older file stays until then.
         progress: called with (samples done, total or None).
+
+    Raises:
+        ValueError: the log's tables or dense features are not the model's, or a batch is malformed; the
+            message names what differs.
+        OSError: a page is damaged, or the disk is full; ``out`` is unchanged.
     """
+    check_log(log, engine.tables, engine.num_dense)
     quality = StreamingMetrics()
     done, labelled, seconds = 0, 0, 0.0
-    with _PredictionFile(out) as sink:
+    with _predictions_file(out) as append:
         for batch in log.batches(batch_size):
             begin = time.perf_counter()
             probabilities = engine.predict(batch)
             seconds += time.perf_counter() - begin
-            sink.append(probabilities)
+            append(probabilities)
             if batch.labels is not None:
                 quality.update(probabilities, batch.labels)
                 labelled += batch.batch_size
@@ -105,7 +112,11 @@ def measure(engine: Engine, log: ClickLog, *, batch_size: int, seconds: float = 
     """Time ``engine.predict`` on batches of a log, read before the clock starts.
 
     Different batches take turns, as many as there are up to 64, so that caches see a stream, not one batch.
+
+    Raises:
+        ValueError: the log does not fit the model, or is shorter than one batch.
     """
+    check_log(log, engine.tables, engine.num_dense)
     batches: list[Batch] = []
     for batch in log.batches(batch_size):
         if batch.batch_size == batch_size:
@@ -144,43 +155,31 @@ def peak_resident_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-class _PredictionFile:
-    """Collects probabilities on disk, in place only when complete."""
+@contextmanager
+def _predictions_file(path: Path | None) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields a function that adds probabilities to a file, which is in place only when complete."""
+    if path is None:
+        yield lambda probabilities: None
+        return
+    count = 0
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.partial") if path else None
+        def append(probabilities: np.ndarray) -> None:
+            nonlocal count
+            if path.suffix == ".npy":
+                file.write(probabilities.astype("<f4", copy=False).tobytes())
+            else:
+                np.savetxt(file, probabilities, fmt="%.9g")
+            count += probabilities.size
 
-    def __enter__(self) -> _PredictionFile:
-        self._file = self._partial.open("wb") if self._partial else None
-        self._count = 0
-        if self._file and self._path.suffix == ".npy":
-            self._file.write(self._header(0))
-        return self
+        def write_header() -> None:
+            # The same length for every count: the format leaves room for the first axis to grow.
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count,)}
+            np.lib.format.write_array_header_1_0(file, header)
 
-    def _header(self, count: int) -> bytes:
-        # Fixed width, so that the count can be filled in at the end: numpy allows spaces before the newline.
-        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count},), }}"
-        return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"
-
-    def append(self, probabilities: np.ndarray) -> None:
-        """Add one batch."""
-        if self._file is None:
-            return
-        self._count += probabilities.size
-        if self._path.suffix == ".npy":
-            self._file.write(probabilities.astype("<f4", copy=False).tobytes())
-        else:
-            np.savetxt(self._file, probabilities, fmt="%.9g")
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if self._file is None:
-            return
-        if kind is None and self._path.suffix == ".npy":
-            self._file.seek(0)
-            self._file.write(self._header(self._count))
-        self._file.close()
-        if kind is None:
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        if path.suffix == ".npy":
+            write_header()
+        yield append
+        if path.suffix == ".npy":
+            file.seek(0)
+            write_header()

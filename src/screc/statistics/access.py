@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,7 @@ from screc.statistics.curve import AccessCurve
 from screc.storage import DamagedFileError, TableLayout, TensorFile, replace_file, write_arrays
 
 if TYPE_CHECKING:
-    from screc.data.log import ClickLog
-
-Progress = Callable[[int, int | None], None]
+    from screc.data.log import ClickLog, Progress
 
 _FORMAT, _VERSION = "screc-statistics", 1
 

@@ -1,7 +1,7 @@
 """Where rows live: layouts, remaps, checkpoints, artifacts, the row store. Knows rows, never models."""
 
-from .artifact import Artifact, PackedTable, ReplacedError
-from .atomic import replace_directory, replace_file
+from .artifact import Artifact, PackedTable
+from .atomic import ReplacedError, replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from screc import _native
 
+from .atomic import identity, read_unreplaced
 from .checksum import DamagedFileError, FileEntry
+from .frozen import Frozen
 from .layout import IndexKind, TableLayout, hash_capacity, index_kind
 from .manifest import Pooling, check_version, parse_manifest, write_json
 from .tensors import TensorFile, TensorSpec
@@ -27,8 +28,7 @@ TABLES_FILE = "tables.safetensors"
 ASSETS = "assets"
 FORMAT, VERSION = "screc-artifact", 1
 
-# An artifact that is replaced again and again while it is opened is given up on.
-OPEN_ATTEMPTS = 10
+T = TypeVar("T")
 
 _F32, _I64, _U32, _U64 = (np.dtype(name) for name in ("<f4", "<i8", "<u4", "<u8"))
 
@@ -61,10 +61,8 @@ class PackedTable:
         return self
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """manifest.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["screc-artifact"]
     version: Literal[1]
@@ -112,13 +110,6 @@ def dram_specs(table: int, layout: TableLayout) -> dict[str, TensorSpec]:
     return specs
 
 
-class ReplacedError(OSError):
-    """The artifact was replaced while it was being opened; opening it again finds the new one whole."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(errno.ESTALE, f"{path} was replaced while it was being opened; open it again")
-
-
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """An artifact opened for reading.
@@ -152,26 +143,22 @@ class Artifact:
             ValueError: the artifact has another version.
         """
         path = Path(path)
-        for _ in range(OPEN_ATTEMPTS):
-            identity = _identity(path)
-            try:
-                data = read_manifest(path)
-                check_digest(path, data)
-                artifact = cls.parse(path, data, identity)
-                for entry in artifact.files:
-                    entry.check_size(path)
-                    if entry.path.startswith(f"{ASSETS}/"):
-                        entry.check(path)
-            except (ValueError, OSError):
-                if _identity(path) == identity:
-                    raise
-            else:
-                if artifact.is_current():
-                    return artifact
-        raise ReplacedError(path)
+
+        def read() -> Artifact:
+            before = identity(path / MANIFEST_FILE)
+            data = read_manifest(path)
+            check_digest(path, data)
+            artifact = cls.parse(path, data, before)
+            for entry in artifact.files:
+                entry.check_size(path)
+                if entry.path.startswith(f"{ASSETS}/"):
+                    entry.check(path)
+            return artifact
+
+        return read_unreplaced(path / MANIFEST_FILE, read)
 
     @classmethod
-    def parse(cls, path: Path, data: bytes, identity: tuple[int, ...] = ()) -> Artifact:
+    def parse(cls, path: Path, data: bytes, known: tuple[int, ...] = ()) -> Artifact:
         """The artifact that manifest bytes describe; no other file is looked at."""
         source = path / MANIFEST_FILE
         check_version(source, data, FORMAT, VERSION)
@@ -189,11 +176,15 @@ class Artifact:
                 raise DamagedFileError(source, f"does not list {name}")
             if size is not None and listed[name].bytes != size:
                 raise DamagedFileError(source, f"gives {name} {listed[name].bytes} bytes, its layout {size}")
-        return cls(path, manifest.model, manifest.tables, manifest.plan, manifest.files, identity)
+        return cls(path, manifest.model, manifest.tables, manifest.plan, manifest.files, known)
 
-    def is_current(self) -> bool:
-        """Whether the directory is still the one that was opened, not one that took its place."""
-        return _identity(self.path) == self.identity
+    def unreplaced(self, read: Callable[[], T]) -> T:
+        """``read()``, which opens files of the artifact, if they are still this artifact's.
+
+        Raises:
+            ReplacedError: another artifact has taken this one's place.
+        """
+        return read_unreplaced(self.path / MANIFEST_FILE, read, known=self.identity)
 
     @property
     def assets(self) -> Path:
@@ -218,12 +209,7 @@ class Artifact:
             DamagedFileError: the file is not what was written.
             ReplacedError: another artifact has taken this one's place.
         """
-        try:
-            return self._load(TensorFile(self.path / DENSE_FILE))
-        except (DamagedFileError, FileNotFoundError):
-            if not self.is_current():
-                raise ReplacedError(self.path) from None
-            raise
+        return self.unreplaced(lambda: self._load(TensorFile(self.path / DENSE_FILE)))
 
     def load_tables(self) -> dict[str, np.ndarray]:
         """Every DRAM tensor of the tables (names as in docs/format.md), read once into memory and checked.
@@ -266,13 +252,14 @@ class Artifact:
         return arrays
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    try:
-        status = os.stat(path / MANIFEST_FILE)
-    except OSError:
-        return ()
-    # The time too: a new directory may get the inode of one that was removed.
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+def load_artifact(path: Path | str, load: Callable[[Artifact], T]) -> T:
+    """``load`` of the artifact at ``path``: all of it from one artifact, even where it is replaced meanwhile.
+
+    Raises:
+        ReplacedError: it was replaced again and again.
+    """
+    path = Path(path)
+    return read_unreplaced(path / MANIFEST_FILE, lambda: load(Artifact.open(path)))
 
 
 def read_manifest(path: Path) -> bytes:

@@ -10,15 +10,62 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # For C libraries without a wrapper.
 _SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "ppc64le": 357, "s390x": 347}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A directory that is replaced again and again while it is read is given up on.
+_READ_ATTEMPTS = 10
+
+T = TypeVar("T")
+
+
+class ReplacedError(OSError):
+    """A directory was replaced while it was read; reading it again finds the new one whole."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ESTALE, f"{path} was replaced while it was being read; open it again")
+
+
+def identity(file: Path) -> tuple[int, ...]:
+    """Tells a file from one that takes its place; () where there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ()
+    # The times too: a new directory may get the inode of one that was removed.
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_unreplaced(description: Path, read: Callable[[], T], *, known: tuple[int, ...] | None = None) -> T:
+    """``read()`` of a directory that may be replaced meanwhile, so that all of it comes from one writer.
+
+    Args:
+        description: the directory's file that says what it is.
+        read: reads from the directory; called again if it was replaced meanwhile.
+        known: the :func:`identity` that the description must have; any when None.
+
+    Raises:
+        ReplacedError: it is not the known directory any more, or was replaced at every attempt.
+    """
+    for _ in range(_READ_ATTEMPTS if known is None else 1):
+        before = identity(description) if known is None else known
+        try:
+            value = read()
+        except (ValueError, OSError):
+            # An error of a directory that is being replaced says nothing about the one that took its place.
+            if identity(description) == before:
+                raise
+        else:
+            if identity(description) == before:
+                return value
+    raise ReplacedError(description.parent)
 
 
 @contextmanager
@@ -71,11 +118,14 @@ def replace_file(target: Path | str) -> Iterator[Path]:
 
     Raises:
         IsADirectoryError: ``target`` is a directory.
+        FileExistsError: ``target`` is a device or a pipe.
         OSError: the disk is full (ENOSPC, EDQUOT, EFBIG).
     """
     target = _resolved(target)
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a directory; choose another path")
+    if target.exists() and not target.is_file():
+        raise FileExistsError(f"{target} is not a regular file and cannot be replaced; choose another path")
     _make_parents(target)
     _remove_leftovers(target)
     with _errors_named(target):

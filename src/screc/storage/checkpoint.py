@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from .atomic import replace_directory
+from .atomic import identity, read_unreplaced, replace_directory
 from .checksum import DamagedFileError, FileEntry
+from .frozen import Frozen
 from .layout import TableLayout
 from .manifest import Pooling, check_version, parse_manifest, write_json
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
@@ -22,6 +23,8 @@ MODEL_FILE = "model.json"
 DENSE_FILE = "dense.safetensors"
 ASSETS = "assets"
 FORMAT, VERSION = "screc-checkpoint", 1
+
+T = TypeVar("T")
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -32,9 +35,7 @@ class StoredTable:
     pooling: Pooling
 
 
-class _Manifest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Manifest(Frozen):
     format: Literal["screc-checkpoint"]
     version: Literal[1]
     model: dict[str, Any]
@@ -75,6 +76,7 @@ class Checkpoint:
         tables: one entry per embedding table.
         training: what training recorded about itself.
         files: every file with its size and checksum.
+        identity: tells this checkpoint from one that replaces it at the same path.
     """
 
     path: Path
@@ -82,6 +84,7 @@ class Checkpoint:
     tables: tuple[StoredTable, ...]
     training: dict[str, Any]
     files: tuple[FileEntry, ...]
+    identity: tuple[int, ...] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path | str) -> Checkpoint:
@@ -95,7 +98,12 @@ class Checkpoint:
             ValueError: the checkpoint has another version.
         """
         path = Path(path)
+        return read_unreplaced(path / MODEL_FILE, lambda: cls._read(path))
+
+    @classmethod
+    def _read(cls, path: Path) -> Checkpoint:
         description = path / MODEL_FILE
+        known = identity(description)
         if not description.is_file():
             raise FileNotFoundError(f"{path} is not a checkpoint: it has no {MODEL_FILE}; give its directory")
         data = description.read_bytes()
@@ -109,7 +117,16 @@ class Checkpoint:
             entry.check_size(path)
             if entry.path.startswith(f"{ASSETS}/"):
                 entry.check(path)
-        return cls(path, manifest.model, manifest.tables, manifest.training, manifest.files)
+        return cls(path, manifest.model, manifest.tables, manifest.training, manifest.files, known)
+
+    def unreplaced(self, read: Callable[[], T]) -> T:
+        """``read()``, which opens files of the checkpoint, if they are still this checkpoint's: training may
+        have gone on and written the next.
+
+        Raises:
+            ReplacedError: another checkpoint has taken this one's place.
+        """
+        return read_unreplaced(self.path / MODEL_FILE, read, known=self.identity)
 
     @property
     def assets(self) -> Path:

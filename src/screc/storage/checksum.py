@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from screc import _native
+
+from .frozen import Frozen
 
 
 class DamagedFileError(ValueError):
@@ -18,10 +20,10 @@ class DamagedFileError(ValueError):
         self.fault = fault
 
 
-class FileEntry(BaseModel):
+class FileEntry(Frozen):
     """A file of a directory: path relative to it ('/'-separated), size in bytes, CRC32C of all of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     path: str
     bytes: int = Field(ge=0)

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from .frozen import Frozen
 
 Format = Literal["fp32", "tt"]
 Memory = Literal["dram", "ssd"]
@@ -15,11 +17,7 @@ Memory = Literal["dram", "ssd"]
 _HASH_BYTES_PER_ENTRY = 12
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TtShape(_Frozen):
+class TtShape(Frozen):
     """Shape of a tensor-train band (TT-Rec, arXiv 2101.11714, section 3).
 
     Core k is float32 [ranks[k], row_factors[k], col_factors[k], ranks[k + 1]]; a row's digits in the mixed
@@ -118,7 +116,7 @@ def _even_factors(number: int, parts: int) -> tuple[int, ...]:
     return best
 
 
-class Band(_Frozen):
+class Band(Frozen):
     """A contiguous range of ranks [start, stop) of one table and its placement."""
 
     start: int = Field(ge=0)
@@ -144,7 +142,7 @@ class Band(_Frozen):
         return self.stop - self.start
 
 
-class TableLayout(_Frozen):
+class TableLayout(Frozen):
     """One table as bands in rank order.
 
     The last band is addressed by the id itself and has room for every id of the table, so that its (cold)

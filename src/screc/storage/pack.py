@@ -132,6 +132,7 @@ def pack(
             bands, or a row is not finite; the message names the table.
         DamagedFileError: a file of the checkpoint is not what was written.
         FileExistsError: ``out`` holds something other than an artifact.
+        ReplacedError: the checkpoint was replaced meanwhile; an artifact at ``out`` is unchanged.
         OSError: the disk is or would be full; an artifact at ``out`` is unchanged.
     """
     began = time.perf_counter()
@@ -145,7 +146,7 @@ def pack(
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
         _check_space(directory, checkpoint, layouts)
         packer = _Packer(checkpoint, layouts, ranks, directory, progress)
-        packer.write(None if plan is None else plan.to_dict())
+        checkpoint.unreplaced(lambda: packer.write(None if plan is None else plan.to_dict()))
     return PackReport(
         path=Path(out),
         dram_bytes=sum(layout.dram_bytes for layout in layouts),

@@ -9,7 +9,7 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import OPEN_ATTEMPTS, Artifact, ReplacedError, pages_file
+from .artifact import Artifact, load_artifact, pages_file
 
 
 class RowStore:
@@ -49,18 +49,13 @@ class RowStore:
             OSError: SSD bands cannot be opened, or ``io`` is refused here.
             ValueError: an argument is out of range.
         """
-        for _ in range(1 if isinstance(path, Artifact) else OPEN_ATTEMPTS):
-            artifact = path if isinstance(path, Artifact) else Artifact.open(path)
-            try:
-                store = cls._load(artifact, io, queue_depth, threads)
-            except (ValueError, OSError):
-                if artifact.is_current():
-                    raise
-            else:
-                # The files that were opened belong together if the directory is still the same one.
-                if artifact.is_current():
-                    return store
-        raise ReplacedError(artifact.path)
+
+        def load(artifact: Artifact) -> RowStore:
+            return cls._load(artifact, io, queue_depth, threads)
+
+        if isinstance(path, Artifact):
+            return path.unreplaced(lambda: load(path))
+        return load_artifact(path, load)
 
     @classmethod
     def _load(cls, artifact: Artifact, io: str, queue_depth: int, threads: int) -> RowStore:

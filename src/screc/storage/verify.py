@@ -11,6 +11,7 @@ import numpy as np
 from screc import _native
 
 from .artifact import MANIFEST_FILE, TABLES_FILE, Artifact, check_digest, pages_file, read_manifest
+from .atomic import identity, read_unreplaced
 from .checksum import DamagedFileError, FileEntry
 from .layout import PAGE_BYTES
 
@@ -77,9 +78,15 @@ def verify(path: Path | str, progress: Progress | None = None) -> VerifyReport:
     Raises:
         FileNotFoundError: there is no artifact at ``path``.
         ValueError: it has another version.
+        ReplacedError: it was replaced meanwhile; verify again.
         OSError: a file cannot be read.
     """
     path = Path(path)
+    known = identity(path / MANIFEST_FILE)
+    return read_unreplaced(path / MANIFEST_FILE, lambda: _verify(path, progress), known=known)
+
+
+def _verify(path: Path, progress: Progress | None) -> VerifyReport:
     data = read_manifest(path)
     damages: list[Damage] = []
     try:

@@ -91,7 +91,12 @@ def load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
 
     Raises:
         ValueError: the model differs from the checkpoint's, or a file is damaged; the message names which.
+        ReplacedError: another checkpoint has taken this one's place.
     """
+    checkpoint.unreplaced(lambda: _load_weights(model, checkpoint))
+
+
+def _load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
     if checkpoint.model != model.model_dict():
         raise ValueError(
             f"{checkpoint.path} holds the model {checkpoint.model}, expected {model.model_dict()}; "

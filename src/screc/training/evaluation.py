@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from screc.data.batch import Batch
+from screc.data.log import check_log
 from screc.models.dlrm import DLRM
 from screc.statistics.metrics import Metrics, StreamingMetrics
 
@@ -38,23 +39,8 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def check_log(model: DLRM, log: ClickLog) -> None:
-    """Raise ``ValueError`` unless the log's tables and dense features are the model's."""
-    if log.num_dense != model.config.num_dense:
-        raise ValueError(f"log: has {log.num_dense} dense features, the model takes {model.config.num_dense}")
-    sizes, pooling = model.tables.num_embeddings, model.tables.pooling
-    if len(log.tables) != len(sizes):
-        raise ValueError(f"log: has {len(log.tables)} tables, the model {len(sizes)}")
-    for spec, size, pool in zip(log.tables, sizes, pooling, strict=True):
-        if (spec.num_embeddings, spec.pooling) != (size, pool):
-            raise ValueError(
-                f"log: table {spec.name} has {spec.num_embeddings} rows pooled by {spec.pooling}, "
-                f"the model's has {size} pooled by {pool}"
-            )
-
-
 def _predicted(model: DLRM, log: ClickLog, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
-    check_log(model, log)
+    check_log(log, model.table_specs, model.config.num_dense)
     sizes = model.tables.num_embeddings
     for batch in log.batches(batch_size):
         batch.validate(sizes, log.num_dense)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from screc.data.batch import Batch
+from screc.data.log import check_log
 from screc.models.dlrm import DLRM
 from screc.statistics.metrics import Metrics
 from screc.storage.checkpoint import Checkpoint
 from screc.training.checkpointing import load_optimizers, load_weights, save_model
-from screc.training.evaluation import batch_tensors, check_log, evaluate, label_tensor
+from screc.training.evaluation import batch_tensors, evaluate, label_tensor
 from screc.training.interrupt import Interrupt
 from screc.training.optimizers import OptimizerName, dense_optimizer, table_optimizer
 from screc.training.shuffle import shuffled_batches
@@ -172,7 +173,7 @@ def train(
         FileExistsError: ``out`` holds something other than a checkpoint.
         DivergedError: the loss or a weight is not finite; the checkpoint before stays.
     """
-    check_log(model, log)
+    check_log(log, model.table_specs, model.config.num_dense)
     run = _Run(model, log, config, Path(out), assets, progress)
     if (run.out / "model.json").is_file():
         if resume:
@@ -286,7 +287,6 @@ class _Run:
 
     def _step(self, batch: Batch) -> None:
         at = self.position
-        batch.validate(self.model.tables.num_embeddings, self.model.config.num_dense)
         # Not torch.set_float32_matmul_precision: it converts at every use and gains little.
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16_matmul):
             logits = self.model(*batch_tensors(batch)).float()

@@ -46,20 +46,32 @@ def shuffled_batches(
         seed: of the shuffle.
         epoch: passes over the log made before.
         skip: samples to pass over, a multiple of ``batch_size``.
+
+    Raises:
+        TypeError, ValueError: the log gave a malformed batch (:meth:`Batch.validate`).
     """
     if not window:
-        yield from log.batches(batch_size, skip=skip)
+        yield from _sound_batches(log, batch_size, skip)
         return
     window = -(-window // batch_size) * batch_size
     number, inside = divmod(skip, window)
     pending: list[Batch] = []
-    for batch in log.batches(batch_size, skip=number * window):
+    for batch in _sound_batches(log, batch_size, number * window):
         pending.append(batch)
         if sum(b.batch_size for b in pending) >= window:
             yield from _shuffled(pending, batch_size, (seed, epoch, number), inside)
             pending, inside, number = [], 0, number + 1
     if pending:
         yield from _shuffled(pending, batch_size, (seed, epoch, number), inside)
+
+
+def _sound_batches(log: ClickLog, batch_size: int, skip: int) -> Iterator[Batch]:
+    """The log's batches that have samples, once they are known to be well-formed."""
+    sizes = [table.num_embeddings for table in log.tables]
+    for batch in log.batches(batch_size, skip=skip):
+        batch.validate(sizes, log.num_dense)
+        if batch.batch_size:
+            yield batch
 
 
 def _shuffled(
