@@ -1,9 +1,10 @@
-"""Verbs that are killed in the middle of their work leave what was there, or the new, never half."""
+"""Verbs that are killed or run out of disk leave what was there, or the new, never half."""
 
 from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -75,10 +76,13 @@ def test_pack_killed_in_the_middle_of_its_work(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["artifact", "model1", "model2"]
 
 
-def test_predict_killed_in_the_middle_of_its_work(tmp_path: Path) -> None:
-    """The file of predictions is the old one as long as the new one is not complete."""
-    log = "synthetic:rows=200000,seed=3,scale=0.001"
-    specs = open_log(log).tables
+LOG = "synthetic:rows=200000,seed=3,scale=0.001"
+
+
+@pytest.fixture
+def predict(tmp_path: Path) -> tuple[object, ...]:
+    """A verb that predicts 200,000 samples into a file that is there already."""
+    specs = open_log(LOG).tables
     layouts = [TableLayout.dense(spec.name, spec.num_embeddings, 2) for spec in specs]
     model = {
         "name": "dlrm",
@@ -104,16 +108,35 @@ def test_predict_killed_in_the_middle_of_its_work(tmp_path: Path) -> None:
     pack(tmp_path / "model", None, None, tmp_path / "artifact")
     out = tmp_path / "p.npy"
     out.write_bytes(b"old")
-    arguments = ("predict", tmp_path / "artifact", "--data", log, "--out", out, "--batch-size", 64)
-    assert run_verb_and_kill(tmp_path, "p.npy", 0.05, *arguments)
+    return "predict", tmp_path / "artifact", "--data", LOG, "--out", out, "--batch-size", 64
+
+
+def test_predict_killed_in_the_middle_of_its_work(tmp_path: Path, predict: tuple[object, ...]) -> None:
+    """The file of predictions is the old one as long as the new one is not complete."""
+    out = tmp_path / "p.npy"
+    assert run_verb_and_kill(tmp_path, "p.npy", 0.05, *predict)
     assert out.read_bytes() == b"old"
     assert len(list(tmp_path.glob(".p.npy.tmp-*"))) == 1
-    subprocess.run(
-        [sys.executable, "-m", "screc.cli", *map(str, arguments[:4]), "--out", str(out)],
-        check=True,
-        capture_output=True,
-    )
+    command = [sys.executable, "-m", "screc.cli", *map(str, predict[:-2])]
+    subprocess.run(command, check=True, capture_output=True)
     assert np.load(out).shape == (200_000,)
+    assert sorted(os.listdir(tmp_path)) == ["artifact", "model", "p.npy"]
+
+
+def test_predict_onto_a_full_disk(tmp_path: Path, predict: tuple[object, ...]) -> None:
+    """A limit on the size of files stands for the disk: the errors come from the same calls."""
+    command = [sys.executable, "-m", "screc.cli", *map(str, predict)]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert result.returncode == 1
+    assert "File too large while writing" in result.stderr
+    assert "p.npy; what was there is unchanged; free space there or choose another path" in result.stderr
+    assert (tmp_path / "p.npy").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["artifact", "model", "p.npy"]
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from screc.data import Batch, TableSpec
 from screc.models import DLRM, DlrmConfig
 from screc.serving import Engine
 from screc.storage import (
+    Artifact,
     Band,
     RowStore,
     TableLayout,
@@ -225,6 +227,28 @@ def test_the_engine_opens_one_of_two_artifacts_while_they_are_exchanged(
         child.kill()
         child.wait()
     assert seen == {0, 1}
+
+
+def test_the_engine_opens_the_new_artifact_when_the_old_one_goes_meanwhile(
+    served: Served, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(build(1), tmp_path / "checkpoint")
+    pack(tmp_path / "checkpoint", None, None, tmp_path / "other")
+    expected = Engine.open(tmp_path / "other", threads=1).predict(served.batch)
+    opened = []
+
+    class Store(RowStore):
+        @classmethod
+        def open(cls, path: Artifact, **options: Any) -> RowStore:
+            store = RowStore.open(path, **options)
+            if not opened:  # between the rows and the dense weights
+                pack(tmp_path / "checkpoint", None, None, copy)
+            opened.append(path)
+            return store
+
+    monkeypatch.setattr("screc.serving.engine.RowStore", Store)
+    np.testing.assert_array_equal(Engine.open(copy, threads=1).predict(served.batch), expected)
+    assert len(opened) == 2
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_packed(tmp_path: Path) -> None:

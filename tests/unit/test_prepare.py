@@ -51,7 +51,7 @@ def _made_ml1m(folder: Path) -> list[list[int]]:
     lines = ["1::F::1::10::48067", "2::M::56::16::48072-1234", "3::M::25::15::55117", "4::F::25::7::02460"]
     (target / "users.dat.gz").write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
     genres = ["Comedy", "Drama|Comedy", "Drama|War|Action"]
-    movie_lines = [f"{m}::Caf\xe9 {m}::{genres[i % 3]}" for i, m in enumerate(movies)]
+    movie_lines = [f"{m}::Op\xe9ra {m}::{genres[i % 3]}" for i, m in enumerate(movies)]
     (target / "movies.dat.gz").write_bytes(gzip.compress(("\n".join(movie_lines) + "\n").encode("latin-1")))
     return histories
 
