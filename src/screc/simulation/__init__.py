@@ -1,1 +1,1 @@
-"""Machines we do not have: SmartSSD arrays, GPUs, fleets. Nothing is simulated yet; the room is kept for it."""
+"""Machines we do not have: SmartSSD arrays, GPUs, fleets. Nothing is simulated yet."""
