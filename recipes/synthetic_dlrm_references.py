@@ -394,7 +394,7 @@ class References:
                 arm.title,
                 _ratio(result),
                 f"{result['auc']:.5f}",
-                f"{100 * (result['auc'] - full):+.2f}" if arm != _FULL else "",
+                f"{round(100 * (result['auc'] - full), 2) + 0.0:+.2f}" if arm != _FULL else "",
             )
             for arm, result in self.rows()
         ]
@@ -446,7 +446,7 @@ class References:
         axes.grid(alpha=0.25)
         handles, _ = axes.get_legend_handles_labels()
         if handles:
-            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(0.0, 0.3))
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.92))
         with matplotlib.rc_context({"svg.hashsalt": "references"}):  # the same results, the same file
             figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
