@@ -78,3 +78,18 @@ def test_errors_are_one_line_and_a_code(arguments: list[str], words: list[str], 
     for word in words:
         assert word.lower() in lines[0].lower()
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_raw_columns_without_an_encoder_say_which_option_brings_one(tmp_path: Path) -> None:
+    (tmp_path / "day.tsv").write_text("\t".join(["1"] + ["2"] * 13 + ["aa"] * 26) + "\n")
+    result = screc("profile", "--data", f"criteo:{tmp_path / 'day.tsv'}", "--out", tmp_path / "s")
+    assert result.returncode == 1
+    assert "'C1'" in result.stderr
+    assert "--model" in result.stderr
+
+
+def test_output_into_a_file_has_no_traces_of_progress_bars(tmp_path: Path) -> None:
+    result = screc("profile", "--data", "synthetic:rows=100,scale=0.001", "--out", tmp_path / "s")
+    assert result.returncode == 0, result.stderr
+    assert "" not in [line.strip() for line in result.stdout.splitlines()]
+    assert result.stdout.splitlines()[-1].startswith("written: ")
