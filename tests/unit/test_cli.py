@@ -93,3 +93,18 @@ def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == "screc: error: training needs torch: pip install 'screc[train]'\n"
+
+
+def test_raw_columns_without_an_encoder_say_which_option_brings_one(tmp_path: Path) -> None:
+    (tmp_path / "day.tsv").write_text("\t".join(["1"] + ["2"] * 13 + ["aa"] * 26) + "\n")
+    result = screc("profile", "--data", f"criteo:{tmp_path / 'day.tsv'}", "--out", tmp_path / "s")
+    assert result.returncode == 1
+    assert "'C1'" in result.stderr
+    assert "--model" in result.stderr
+
+
+def test_output_into_a_file_has_no_traces_of_progress_bars(tmp_path: Path) -> None:
+    result = screc("profile", "--data", "synthetic:rows=100,scale=0.001", "--out", tmp_path / "s")
+    assert result.returncode == 0, result.stderr
+    assert "" not in [line.strip() for line in result.stdout.splitlines()]
+    assert result.stdout.splitlines()[-1].startswith("written: ")

@@ -207,7 +207,8 @@ def open_log(source: str, encoder: FeatureEncoder | None = None, *, on_error: On
         if raw:
             raise ValueError(
                 f"encoder: {source} has raw columns (the first is '{raw[0]}'); "
-                "fit one with fit_encoder or load one with FeatureEncoder.load"
+                "fit one with fit_encoder or load one with FeatureEncoder.load "
+                "(on the command line: --model, the checkpoint that keeps it)"
             )
         encoder = FeatureEncoder.identity(reader.schema)
     return EncodedLog(reader, encoder)
