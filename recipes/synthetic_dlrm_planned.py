@@ -239,7 +239,7 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
 @contextmanager
 def _progress(console: Console, title: str) -> Iterator[Callable[[int, int | None], None]]:
     columns = (TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total=None: bars.update(task, completed=done, total=total)
 

@@ -154,8 +154,13 @@ def probe(
     _finish(as_json, system.to_dict())
 
 
+# What `train --like` takes from the checkpoint.
+_FROM_PARENT = ("dim", "bottom", "top", "interaction", "encoding", "rows", "min_count")
+
+
 @app.command()
 def train(
+    context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option(help="Directory of the checkpoint.")],
     test: Annotated[str | None, typer.Option(help="Log to evaluate on at the end.")] = None,
@@ -199,11 +204,15 @@ def train(
     from screc.training import train as run
 
     console = _console(as_json)
-    parent = Checkpoint.open(like) if like else None
     if (plan is None) != (statistics is None):
         raise typer.BadParameter(
             "--plan and --statistics go together: the statistics say which ids a band holds"
         )
+    for name in _FROM_PARENT if like else ():
+        if context.get_parameter_source(name).name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"--{option} and --like exclude each other: {like} says what it is")
+    parent = Checkpoint.open(like) if like else None
     with tempfile.TemporaryDirectory() as folder:
         assets = parent.assets if parent else Path(folder)
         if not parent and not data.startswith("synthetic:"):
@@ -356,7 +365,7 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Write the artifact that serves a checkpoint as planned."""
-    from screc.planning import Plan
+    from screc.planning import Plan, format_bytes
     from screc.statistics import AccessStatistics
     from screc.storage import pack as write
 
@@ -370,9 +379,9 @@ def pack(
             progress=report,
         )
     console.print(
-        f"{out}: {result.dram_bytes / 1e6:,.1f} MB in DRAM (of it tensor trains "
-        f"{result.tt_bytes / 1e6:,.2f} MB, indices {result.index_bytes / 1e6:,.2f} MB), "
-        f"{result.ssd_bytes / 1e6:,.1f} MB on SSD, {result.seconds:.1f} s"
+        f"{out}: {format_bytes(result.dram_bytes)} in DRAM (of it tensor trains "
+        f"{format_bytes(result.tt_bytes)}, indices {format_bytes(result.index_bytes)}), "
+        f"{format_bytes(result.ssd_bytes)} on SSD, {result.seconds:.1f} s"
     )
     _finish(as_json, result)
 

@@ -17,7 +17,7 @@ def statistics_summary(statistics: AccessStatistics, console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    title = f"{statistics.num_samples:,} samples; share of look-ups of a table's top 1 % and 10 % of rows"
+    title = f"{statistics.num_samples:,} samples; share of look-ups of the top 1 % and 10 % of rows"
     view = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("table", overflow="fold")
     for heading in ("rows", "seen", "pooling", "coverage", "top 1 %", "top 10 %"):
