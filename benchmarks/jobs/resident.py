@@ -8,6 +8,7 @@ from the kernel. Every step is the command a user would type.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.jobs.kaggle import BOTTOM, DIM, MODEL, NUM_DENSE, TOP, dense_tensors, random_layers
+from benchmarks.machine import PEER_ENVIRONMENT
 from screc.data import open_log
 from screc.storage import StoredTable, TableLayout, write_checkpoint
 
@@ -50,10 +52,13 @@ def generate_checkpoint(path: Path, source: str) -> int:
     return sum(table.layout.num_embeddings for table in tables) * DIM * 4
 
 
-def screc(*arguments: object) -> dict:
-    """Run a verb with --json in its own process and return what it printed."""
+def screc(folder: Path, *arguments: object) -> dict:
+    """Run a verb with --json in its own process in ``folder`` and return what it printed."""
     command = [sys.executable, "-m", "screc.cli", *map(str, arguments), "--json"]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name not in PEER_ENVIRONMENT}
+    result = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(result.stdout)
 
 
@@ -71,36 +76,30 @@ def run(*, quick: bool) -> dict[str, object]:
         seconds["generate"] = time.perf_counter() - begin
         console.print(f"resident: {row_bytes / 1e9:.2f} GB of fp32 rows, DRAM budget {dram}")
         steps = {
-            "probe": ("probe", "--directory", folder, "--out", folder / "system.json"),
-            "profile": ("profile", "--data", source, "--out", folder / "statistics"),
+            "probe": ("probe",),
+            "profile": ("profile", "--data", source, "--out", "statistics"),
+            # Random rows are no tensor train, so every cold row has to be read from SSD.
             "plan": (
-                *("plan", "--statistics", folder / "statistics", "--system", folder / "system.json"),
-                # Random rows are no tensor train, so every cold row has to be read from SSD.
-                *("--model", folder / "model", "--dram", dram, "--no-tt", "--out", folder / "plan.json"),
+                *("plan", "--statistics", "statistics", "--system", "system.json", "--model", "model"),
+                *("--dram", dram, "--no-tt"),
             ),
             "pack": (
-                *("pack", folder / "model", "--plan", folder / "plan.json"),
-                *("--statistics", folder / "statistics", "--out", folder / "artifact"),
+                *("pack", "model", "--plan", "plan.json", "--statistics", "statistics"),
+                *("--out", "artifact"),
             ),
-            "verify": ("verify", folder / "artifact"),
-            "predict": (
-                "predict",
-                folder / "artifact",
-                "--data",
-                held_out,
-                "--out",
-                folder / "predictions.npy",
-            ),
+            "verify": ("verify", "artifact"),
+            "predict": ("predict", "artifact", "--data", held_out, "--out", "predictions.npy"),
         }
         results = {}
         for name, command in steps.items():
             begin = time.perf_counter()
-            results[name] = screc(*command)
+            results[name] = screc(folder, *command)
             seconds[name] = time.perf_counter() - begin
             console.print(f"  {name}: {seconds[name]:.1f} s")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    peak, budget = results["predict"]["peak_resident_bytes"], results["plan"]["budget"]["dram_bytes"]
+    plan = results["plan"]
+    peak, budget = results["predict"]["peak_resident_bytes"], plan["budget"]["dram_bytes"]
     console.print(
         f"peak resident memory of `screc predict`: {peak / 1e6:.0f} MB for a DRAM budget of "
         f"{budget / 1e6:.0f} MB ({peak / budget:.2f}x; limit 1.25x), "
@@ -110,7 +109,17 @@ def run(*, quick: bool) -> dict[str, object]:
         console.print("[red]over the limit[/red]")
     return {
         "settings": {"row_bytes": row_bytes, "dram": dram, "source": source},
-        "results": results | {"seconds": seconds},
+        "results": {
+            "plan": {
+                "budget": plan["budget"],
+                "gap": plan["gap"],
+                "predicted": {name: value for name, value in plan["predicted"].items() if name != "tables"},
+            },
+            "pack": results["pack"],
+            "verify": results["verify"],
+            "predict": results["predict"],
+            "seconds": seconds,
+        },
         "ratios": {
             "resident.peak_vs_budget": round(peak / budget, 4),
             "resident.row_bytes_vs_peak": round(row_bytes / peak, 3),

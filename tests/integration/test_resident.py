@@ -11,9 +11,9 @@ import pytest
 from benchmarks.jobs.resident import generate_checkpoint
 from screc.planning import reference_system
 
-SOURCE = "synthetic:rows=20000,seed=1,scale=0.8"
-HELD_OUT = "synthetic:rows=20000,seed=1,scale=0.8,first=20000"
-BUDGET = 400_000_000
+SOURCE = "synthetic:rows=20000,seed=1,scale=1.0"
+HELD_OUT = "synthetic:rows=20000,seed=1,scale=1.0,first=20000"
+BUDGET = 500_000_000
 
 
 @pytest.mark.slow
