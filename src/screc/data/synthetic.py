@@ -148,7 +148,7 @@ def _hash_ids(ids: np.ndarray, key: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """n = ``CHUNK_ROWS`` samples: ids int32 [T, n], counts and dense [n, 13], logits without b0 [n]."""
+    """n = ``CHUNK_ROWS`` samples: ids int64 [T, n], counts and dense [n, 13], logits without b0 [n]."""
 
     ids: np.ndarray
     counts: np.ndarray
@@ -211,12 +211,11 @@ class Teacher:
     def chunk(self, number: int) -> _Chunk:
         """Draw one chunk; the same number always gives the same bits."""
         stream = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
-        ids = np.empty((len(self.fields), CHUNK_ROWS), dtype=np.int32)  # half the memory; tables are smaller
+        ids = np.empty((len(self.fields), CHUNK_ROWS), dtype=np.int64)
         logits = np.zeros(CHUNK_ROWS)
         for f, field in enumerate(self.fields):
-            drawn = field.ids(stream.random(CHUNK_ROWS))
-            logits += field.strength * field.biases(drawn)
-            ids[f] = drawn
+            ids[f] = field.ids(stream.random(CHUNK_ROWS))
+            logits += field.strength * field.biases(ids[f])
         logits += self.interactions(ids)
         normal = stream.standard_normal((CHUNK_ROWS, NUM_DENSE))
         logits += self.dense_logits(normal)
@@ -232,7 +231,7 @@ class Teacher:
         return _Chunk(ids, counts, dense, logits, stream.random(CHUNK_ROWS))
 
     def interactions(self, ids: np.ndarray) -> np.ndarray:
-        """The pairs' part of the logit, float64 [n], of integer ids [T, n]."""
+        """The pairs' part of the logit, float64 [n], of ids [T, n]."""
         total = np.zeros(ids.shape[1])
         for f, g in self.pairs:
             total += np.einsum("nk,nk->n", self.fields[f].latents(ids[f]), self.fields[g].latents(ids[g]))
@@ -313,10 +312,9 @@ class SyntheticClickLog:
                     parts = (chunk.ids, chunk.counts, chunk.dense, probability, labels)
                 low = start - number * CHUNK_ROWS
                 high = min(CHUNK_ROWS, low + stop - start)
-                ids, *others = parts
                 # Copies: a view would keep the whole chunk while the next one is drawn.
                 pieces.append(
-                    [ids[:, low:high].astype(np.int64), *(part[low:high].copy() for part in others)]
+                    [(part[:, low:high] if i == 0 else part[low:high]).copy() for i, part in enumerate(parts)]
                 )
                 start += high - low
             if len(pieces) == 1:
