@@ -10,6 +10,7 @@ namespace nb = nanobind;
 void bind_kernels(nb::module_& module);
 void bind_io(nb::module_& module);
 void bind_store(nb::module_& module);
+void bind_page_order(nb::module_& module);
 void bind_engine(nb::module_& module);
 
 }  // namespace screc::bindings
