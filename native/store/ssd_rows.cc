@@ -4,6 +4,12 @@
 #include <cstring>
 
 namespace screc {
+namespace {
+
+// Rows in fp32 must be aligned even after rows of other formats.
+std::int64_t padded(std::int64_t row_bytes) { return (row_bytes + 3) / 4 * 4; }
+
+}  // namespace
 
 void SsdRows::plan(const std::vector<const Band*>& bands, const std::vector<WantedRow>& wanted) {
   rows_.clear();
@@ -12,7 +18,9 @@ void SsdRows::plan(const std::vector<const Band*>& bands, const std::vector<Want
   page_requests_ = 0;
   std::int64_t bytes = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (i == 0 || wanted[i].key != wanted[i - 1].key) bytes += bands[wanted[i].band()]->geometry.row_bytes;
+    if (i == 0 || wanted[i].key != wanted[i - 1].key) {
+      bytes += padded(bands[wanted[i].band()]->geometry.row_bytes);
+    }
   }
   if (arena_.size() < static_cast<std::size_t>(bytes)) {
     arena_ = AlignedBuffer();  // not both at once
@@ -27,7 +35,7 @@ void SsdRows::plan(const std::vector<const Band*>& bands, const std::vector<Want
     const std::int64_t slot = wanted[i].slot();
     const auto row = static_cast<std::int64_t>(rows_.size());
     rows_.push_back({slot, target});
-    target += geometry.row_bytes;
+    target += padded(geometry.row_bytes);
     const std::int64_t first = geometry.first_page(slot);
     if (geometry.pages_per_row == 1 && !pages_.empty() && pages_.back().band == &band &&
         requests_.back().page == first) {
@@ -63,7 +71,7 @@ void SsdRows::page_read(std::int64_t index, const unsigned char* data) {
 }
 
 void SsdRows::fetch(PageReader& reader, const std::vector<const Band*>& bands, std::vector<WantedRow>& wanted,
-                    const float** pointers) {
+                    const void** pointers) {
   std::sort(wanted.begin(), wanted.end(),
             [](const WantedRow& a, const WantedRow& b) { return a.key < b.key; });
   plan(bands, wanted);
@@ -71,7 +79,7 @@ void SsdRows::fetch(PageReader& reader, const std::vector<const Band*>& bands, s
   std::size_t row = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     if (i > 0 && wanted[i].key != wanted[i - 1].key) ++row;
-    pointers[wanted[i].position] = reinterpret_cast<const float*>(rows_[row].target);
+    pointers[wanted[i].position] = rows_[row].target;
   }
 }
 

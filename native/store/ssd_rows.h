@@ -27,7 +27,7 @@ class SsdRows final : private PageSink {
   // Reads the rows and points pointers[position] at them; they stay until the next call. Sorts `wanted`.
   // Throws IoError for pages that cannot be read or are damaged.
   void fetch(PageReader& reader, const std::vector<const Band*>& bands, std::vector<WantedRow>& wanted,
-             const float** pointers);
+             const void** pointers);
 
   // Of the last fetch.
   std::int64_t page_requests() const { return page_requests_; }  // pages of all look-ups
