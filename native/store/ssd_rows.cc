@@ -67,7 +67,8 @@ void SsdRows::fetch(PageReader& reader, const std::vector<const Band*>& bands, s
   std::sort(wanted.begin(), wanted.end(),
             [](const WantedRow& a, const WantedRow& b) { return a.key < b.key; });
   plan(bands, wanted);
-  reader.read(requests_.data(), pages_read(), *this);
+  reader.start(requests_.data(), pages_read(), *this);
+  reader.finish();
   std::size_t row = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     if (i > 0 && wanted[i].key != wanted[i - 1].key) ++row;
