@@ -18,9 +18,9 @@ struct PageRequest {
 class PageSink {
  public:
   virtual ~PageSink() = default;
-  // Page of request `index`. Called between start() and finish(): by io_uring on the thread that starts, polls
-  // or finishes, by the pread pool on any thread and on several at once, for different requests. What it
-  // throws ends the read and is rethrown by PageReader::finish.
+  // Page of request `index`. Called between start() and finish(): by io_uring on the thread that starts,
+  // polls or finishes, by the pread pool on any thread and on several at once, for different requests. What
+  // it throws ends the read and is rethrown by PageReader::finish.
   virtual void page_read(std::int64_t index, const unsigned char* data) = 0;
 };
 
@@ -30,8 +30,8 @@ class PageReader {
   virtual ~PageReader() = default;  // waits for reads in flight
 
   // Puts as many reads in flight as the queue depth takes and returns without waiting for them. Requests must
-  // lie within their files; they and the sink must stay until finish() or abandon(), one of which must follow.
-  // Throws IoError when the reader cannot read any more; nothing is started then.
+  // lie within their files; they and the sink must stay until finish() or abandon(), one of which must
+  // follow. Throws IoError when the reader cannot read any more; nothing is started then.
   virtual void start(const PageRequest* requests, std::int64_t count, PageSink& sink) = 0;
   // Takes what has arrived and puts more reads in flight, without waiting. True when finish() will not wait.
   virtual bool poll() = 0;

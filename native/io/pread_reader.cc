@@ -8,7 +8,7 @@ namespace screc {
 namespace {
 // 256 threads read at most a few percent more than 64.
 constexpr int kMaxThreads = 64;
-}
+}  // namespace
 
 PreadReader::PreadReader(int queue_depth)
     : queue_depth_(std::min(queue_depth, kMaxThreads)),

@@ -1,5 +1,5 @@
-// Page reads through io_uring, over the raw system calls: the whole queue is in flight while its owner does other
-// work, and finished reads are taken from shared memory without a call.
+// Page reads through io_uring, over the raw system calls: the whole queue is in flight while its owner does
+// other work, and finished reads are taken from shared memory without a call.
 #pragma once
 
 #include <exception>
