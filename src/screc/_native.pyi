@@ -140,7 +140,7 @@ class PageReader:
     Raises OSError when the file is missing or not of whole pages, or io_uring is refused.
     """
 
-    def __init__(self, path: str | os.PathLike, io: str = 'auto', queue_depth: int = 64) -> None: ...
+    def __init__(self, path: str | os.PathLike, io: str = 'auto', queue_depth: int = 256) -> None: ...
 
     @property
     def backend(self) -> str:
@@ -201,8 +201,27 @@ class StoreStats:
         """Bytes read from SSD."""
 
     @property
+    def cache_hits(self) -> int:
+        """
+        Rows on SSD of which the cache held a copy. cache_hits + cache_misses counts the distinct rows that
+        calls wanted, call by call; ssd_rows every look-up.
+        """
+
+    @property
+    def cache_misses(self) -> int:
+        """Rows on SSD that were read."""
+
+    @property
+    def cache_admissions(self) -> int:
+        """Rows that the cache took in."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache's rows and counts; at most what it was given."""
+
+    @property
     def dram_bytes(self) -> int:
-        """Bytes of rows, cores and indices in DRAM."""
+        """Bytes of rows, cores, indices and cache in DRAM."""
 
     @property
     def io_backend(self) -> str:
@@ -222,17 +241,34 @@ class StoreStats:
     def num_threads(self) -> int:
         """Threads that look-ups share, the caller included."""
 
+class Ticket:
+    """
+    A look-up that has begun; given up when it is deleted unfinished. Safe to share between threads.
+    """
+
+    def poll(self) -> None:
+        """
+        Lets reads from SSD go on, without waiting: at most queue_depth of them are in flight at a time.
+        """
+
+    def finish(self) -> None:
+        """
+        Waits for the rows; out is then complete. Raises OSError naming file and page for a damaged page and
+        RuntimeError when it was called before.
+        """
+
 class RowStore:
     """
     Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.
 
     io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. queue_depth: page
-    reads in flight. threads: 0 means one per core. An index is None (the last band, addressed by id),
+    reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows on SSD, 0
+    for none. An index is None (the last band, addressed by id),
     ('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. Arrays
-    are kept alive, not copied; they must not change. Calls from several threads take turns.
+    are kept alive, not copied; they must not change. Calls may come from several threads.
     """
 
-    def __init__(self, io: str = 'auto', queue_depth: int = 64, threads: int = 0) -> None: ...
+    def __init__(self, io: str = 'auto', queue_depth: int = 256, threads: int = 0, cache_bytes: int = 0) -> None: ...
 
     def add_table(self, num_embeddings: int, embedding_dim: int, mean: bool = False) -> int:
         """
@@ -269,6 +305,13 @@ class RowStore:
         """
         Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out
         (float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.
+        """
+
+    def begin(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> Ticket:
+        """
+        The first half of lookup: starts the reads from SSD and does all work that need not wait for them.
+        ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as lookup
+        does, and RuntimeError when 8 tickets are in flight.
         """
 
     def stats(self) -> StoreStats:
