@@ -124,7 +124,7 @@ void DenseModel::run_layers(const std::vector<PackedLinear>& layers, const float
     const bool last = i + 1 == layers.size();
     float* to = last ? out : scratch[i % 2];
     const int64_t to_stride = last ? out_stride : layer_stride_;
-    layers[i].forward(x, x_stride, count, relu_last || !last, to, to_stride);
+    layers[i].forward(x, x_stride, count, relu_last || !last, {}, to, to_stride);
     x = to;
     x_stride = to_stride;
   }
