@@ -175,5 +175,5 @@ def _layers(
             raise ValueError(
                 f"{name}.{i}.weight has shape {list(weight.shape)}, {name}_mlp says {width} outputs"
             )
-        layers.append((weight, bias))
+        layers.append((weight, bias, 'fp32', None))
     return layers
