@@ -96,6 +96,7 @@ DenseModel::DenseModel(const DenseModelShape& shape, const std::vector<DenseLaye
   for (const auto* layers : {&bottom_, &top_}) {
     for (const PackedLinear& layer : *layers) {
       widest = std::max(widest, layer.out_features());
+      has_int8_ |= layer.input_format().precision == Precision::kInt8;
       const int64_t per_word = 4 / element_bytes(layer.input_format().precision);
       flops_per_sample_ += 2 * layer.in_features() * layer.out_features() / per_word;
     }
@@ -131,7 +132,7 @@ void DenseModel::run(const float* dense, float* features, int64_t count, float* 
 DenseModel::Rows DenseModel::encoded(const PackedLinear& layer, const float* x, int64_t stride, int64_t count,
                                      void* to, bool* finite) const {
   const Precision precision = layer.input_format().precision;
-  if (precision == Precision::kFp32) return {x, stride};
+  if (precision == Precision::kFp32 && !has_int8_) return {x, stride};
   const int64_t to_stride = row_stride(layer.in_features(), precision);
   for (int64_t i = 0; i < count; ++i) {
     void* row = static_cast<uint8_t*>(to) + i * to_stride * element_bytes(precision);
@@ -147,15 +148,16 @@ DenseModel::Rows DenseModel::interact(const float* features, int64_t count, uint
   const Precision precision = layer.input_format().precision;
   const int64_t stride = row_stride(layer.in_features(), precision);
   uint8_t* const joined = workspace + 2 * layer_bytes_;
+  const bool as_it_is = precision == Precision::kFp32 && !has_int8_;
   float* const one_row = reinterpret_cast<float*>(joined + input_bytes_);
   for (int64_t i = 0; i < count; ++i) {
     uint8_t* to = joined + i * stride * element_bytes(precision);
-    float* row = precision == Precision::kFp32 ? reinterpret_cast<float*>(to) : one_row;
+    float* row = as_it_is ? reinterpret_cast<float*>(to) : one_row;
     const float* own = features + i * feature_stride_;
     std::copy_n(own, own_features_, row);
     kernels_.interact(own, 1, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
                       row + own_features_, 0);
-    if (precision != Precision::kFp32) finite[i] &= layer.encode(row, to);
+    if (!as_it_is) finite[i] &= layer.encode(row, to);
   }
   return {joined, stride};
 }

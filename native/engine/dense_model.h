@@ -49,8 +49,8 @@ class DenseModel {
 
   // out[i] = probability of sample i < count <= kBlock. dense is [count, num_dense]; a row of `features` is
   // feature_stride() floats: own_features() that the bottom MLP's output goes to, then the pooled rows.
-  // A sample's answer does not depend on count; it is NaN where an int8 layer was given a feature that is not
-  // finite.
+  // A sample's answer does not depend on count; it is NaN where a feature of a model with int8 layers is
+  // not finite.
   void run(const float* dense, float* features, int64_t count, float* out, AlignedBuffer& workspace,
            const LayerTap* tap = nullptr) const;
 
@@ -87,6 +87,7 @@ class DenseModel {
   int64_t num_dense_, embedding_dim_;
   Interaction interaction_;
   std::vector<PackedLinear> bottom_, top_;
+  bool has_int8_ = false;  // some layer's inputs have no NaN, so it is looked for before them
 
   int64_t own_features_;    // floats of the bottom MLP's output in a row of features: embedding_dim or 0
   int64_t feature_stride_;  // floats from one sample's features to the next
