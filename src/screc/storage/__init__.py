@@ -1,10 +1,11 @@
 """Where rows live: layouts, remaps, checkpoints, artifacts, the row store. Knows rows, never models."""
 
-from .artifact import Artifact, PackedTable
+from .artifact import Artifact, DensePrecision, PackedTable
 from .atomic import ReplacedError, replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
+from .page_order import PageOrder
 from .pack import FitError, PackReport, pack
 from .remap import TableRemap
 from .row_store import RowStore
@@ -17,10 +18,12 @@ __all__ = [
     "Checkpoint",
     "Damage",
     "DamagedFileError",
+    "DensePrecision",
     "FitError",
     "PackReport",
     "PackedTable",
     "PageGeometry",
+    "PageOrder",
     "ReplacedError",
     "RowStore",
     "StoredTable",

@@ -12,9 +12,11 @@ from .frozen import Frozen
 
 Format = Literal["fp32", "tt"]
 Memory = Literal["dram", "ssd"]
+PageOrderKind = Literal["id", "frequency", "co-access"]
 
 # An int64 key and a uint32 slot, in two arrays so that nothing is lost to padding.
 _HASH_BYTES_PER_ENTRY = 12
+_ORDER_BYTES_PER_ID = 4
 
 
 class TtShape(Frozen):
@@ -117,7 +119,10 @@ def _even_factors(number: int, parts: int) -> tuple[int, ...]:
 
 
 class Band(Frozen):
-    """A contiguous range of ranks [start, stop) of one table and its placement."""
+    """A contiguous range of ranks [start, stop) of one table and its placement.
+
+    ``order`` is that of the rows in the pages of a last band on SSD; any but the ids' costs an index.
+    """
 
     start: int = Field(ge=0)
     stop: int
@@ -125,6 +130,7 @@ class Band(Frozen):
     memory: Memory
     device: str = "cpu"
     tt: TtShape | None = None
+    order: PageOrderKind = "id"
 
     @model_validator(mode="after")
     def _consistent(self) -> Band:
@@ -134,6 +140,8 @@ class Band(Frozen):
             raise ValueError("tt must be given for bands of format 'tt' and only for them")
         if self.format == "tt" and self.memory != "dram":
             raise ValueError(f"a tt band lives in dram, got memory '{self.memory}'")
+        if self.order != "id" and self.memory != "ssd":
+            raise ValueError(f"order: only pages on ssd have one, got '{self.order}' in {self.memory}")
         return self
 
     @property
@@ -146,7 +154,8 @@ class TableLayout(Frozen):
     """One table as bands in rank order.
 
     The last band is addressed by the id itself and has room for every id of the table, so that its (cold)
-    rows need no index; each earlier band carries an index from id to slot (:func:`index_kind`).
+    rows need no index unless their pages are to stand in another order (``Band.order``); each earlier band
+    carries an index from id to slot (:func:`index_kind`).
     """
 
     table: str
@@ -166,6 +175,11 @@ class TableLayout(Frozen):
                 f"table {self.table}: bands cover {expected} of {self.num_embeddings} rows; cover all"
             )
         for position, band in enumerate(self.bands):
+            if band.order != "id" and position != len(self.bands) - 1:
+                raise ValueError(
+                    f"table {self.table}: order of band {position} is '{band.order}'; only the last band's rows "
+                    "can be ordered"
+                )
             if band.tt is None:
                 continue
             if band.tt.embedding_dim != self.embedding_dim:
@@ -195,9 +209,9 @@ class TableLayout(Frozen):
         return 4 * self.embedding_dim * self.slots(band)
 
     def index_bytes(self, band: int) -> int:
-        """DRAM bytes of the band's id-to-slot index; 0 for the last band."""
+        """DRAM bytes of the band's id-to-slot index; 0 for a last band in the order of the ids."""
         if band == len(self.bands) - 1:
-            return 0
+            return 0 if self.bands[band].order == "id" else _ORDER_BYTES_PER_ID * self.num_embeddings
         return index_bytes(self.num_embeddings, self.bands[band].num_rows)
 
     @property
@@ -213,6 +227,11 @@ class TableLayout(Frozen):
         """SSD bytes of the table."""
         return sum(self.band_bytes(b) for b, band in enumerate(self.bands) if band.memory == "ssd")
 
+    def with_order(self, order: PageOrderKind) -> TableLayout:
+        """The same layout with its last band's rows in this order."""
+        last = Band(**{**dict(self.bands[-1]), "order": order})
+        return TableLayout(**{**dict(self), "bands": (*self.bands[:-1], last)})
+
     @classmethod
     def dense(cls, table: str, num_embeddings: int, embedding_dim: int) -> TableLayout:
         """The layout with every row fp32 in DRAM."""
@@ -220,7 +239,7 @@ class TableLayout(Frozen):
         return cls(table=table, num_embeddings=num_embeddings, embedding_dim=embedding_dim, bands=(band,))
 
 
-IndexKind = Literal["bitmap", "hash"]
+IndexKind = Literal["bitmap", "hash", "order"]
 
 
 def index_kind(num_embeddings: int, num_rows: int) -> IndexKind:

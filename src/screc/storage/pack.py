@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +20,15 @@ from .artifact import (
     DENSE_FILE,
     FORMAT,
     MANIFEST_FILE,
+    RANGES_FILE,
     TABLES_FILE,
     VERSION,
+    DensePrecision,
     Manifest,
     PackedTable,
     dram_specs,
     index_kinds,
+    index_specs,
     pages_file,
     write_manifest,
 )
@@ -34,6 +37,7 @@ from .band_source import BandSource, IdsInRanks, same_bands, trained_whole
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
 from .layout import PAGE_BYTES, PageGeometry, TableLayout
+from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .tt_fit import fit_tt
@@ -41,6 +45,8 @@ from .tt_fit import fit_tt
 _CHUNK_BYTES = 8 << 20
 
 Progress = Callable[[int, int], None]
+# Chooses a precision, given the directory of an artifact that is complete but for it.
+ChoosePrecision = Callable[[Path], DensePrecision]
 
 
 class RankedTable(Protocol):
@@ -93,6 +99,7 @@ class PackReport:
         index_bytes: bytes of the indices, part of ``dram_bytes``.
         dense_bytes: bytes of the weights outside the tables.
         fit_errors: one entry for every tensor train that was fitted.
+        precision: what was decided on the layers outside the tables; None means float32, undecided.
         seconds: wall-clock time.
     """
 
@@ -103,6 +110,7 @@ class PackReport:
     index_bytes: int
     dense_bytes: int
     fit_errors: tuple[FitError, ...]
+    precision: dict[str, Any] | None
     seconds: float
 
 
@@ -112,19 +120,25 @@ def pack(
     plan: PlacementPlan | None,
     out: Path | str,
     *,
+    page_orders: Sequence[PageOrder] = (),
+    choose_precision: ChoosePrecision | None = None,
     progress: Progress | None = None,
 ) -> PackReport:
     """Writes the artifact that serves a checkpoint under a plan; one at ``out`` is replaced atomically.
 
     A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
     table trained with the plan's bands is taken over bit by bit. Memory does not grow with the table
-    beyond its remap (16 bytes per row of its indexed bands) and the projected rows of a fit.
+    beyond its remap (16 bytes per row of its indexed bands, 8 per row of an ordered table) and the projected rows of a fit.
 
     Args:
         checkpoint: the trained model.
         statistics: the rank order of each table's rows; may be None where no whole table has to be cut.
         plan: the layout of each table, matched by name; with None every table stays as it was trained.
         out: the directory to write.
+        page_orders: the order of the rows in the pages of some tables' last bands; 4 bytes of DRAM a row.
+            Tables without one keep the order of their ids.
+        choose_precision: called with the directory before it takes its place, complete but for the precision
+            that it returns; what it raises keeps the artifact from being put there. None means float32.
         progress: called with bytes done and bytes to do.
 
     Raises:
@@ -140,13 +154,19 @@ def pack(
         checkpoint = Checkpoint.open(checkpoint)
     trained = [table.layout for table in checkpoint.tables]
     layouts = trained if plan is None else _match_layouts(checkpoint, plan.layouts)
+    orders = {order.table: order for order in page_orders}
+    if len(orders) != len(page_orders):
+        raise ValueError("page_orders: two are of the same table")
+    layouts = ordered_layouts(layouts, orders)
     ranks = _match_statistics(checkpoint, layouts, statistics)
     if checkpoint.path.resolve().is_relative_to(Path(out).resolve()):
         raise ValueError(f"out: {out} holds the checkpoint {checkpoint.path}; choose another path")
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
         _check_space(directory, checkpoint, layouts)
-        packer = _Packer(checkpoint, layouts, ranks, directory, progress)
-        checkpoint.unreplaced(lambda: packer.write(None if plan is None else plan.to_dict()))
+        packer = _Packer(checkpoint, layouts, ranks, orders, directory, progress)
+        manifest = checkpoint.unreplaced(lambda: packer.write(None if plan is None else plan.to_dict()))
+        if choose_precision is not None:
+            manifest = _with_precision(directory, manifest, choose_precision(directory))
     return PackReport(
         path=Path(out),
         dram_bytes=sum(layout.dram_bytes for layout in layouts),
@@ -157,8 +177,19 @@ def pack(
         index_bytes=sum(layout.index_bytes(b) for layout in layouts for b in range(len(layout.bands))),
         dense_bytes=packer.dense_bytes,
         fit_errors=tuple(FitError(layouts[t].table, b, e) for (t, b), e in packer.fit_errors.items()),
+        precision=manifest.precision,
         seconds=time.perf_counter() - began,
     )
+
+
+def _with_precision(directory: Path, manifest: Manifest, precision: DensePrecision) -> Manifest:
+    """Adds a precision to the artifact in a directory; returns its new manifest."""
+    files = manifest.files
+    if precision.ranges:
+        files += (write_arrays(directory / RANGES_FILE, precision.ranges),)
+    manifest = manifest.model_copy(update={"files": files, "precision": precision.document})
+    write_manifest(directory, manifest)
+    return manifest
 
 
 class _Packer:
@@ -169,11 +200,12 @@ class _Packer:
         checkpoint: Checkpoint,
         layouts: Sequence[TableLayout],
         ranks: Sequence[IdsInRanks | None],
+        orders: Mapping[str, PageOrder],
         directory: Path,
         progress: Progress | None,
     ) -> None:
         self.checkpoint, self.layouts, self.ranks = checkpoint, layouts, ranks
-        self.directory, self.progress = directory, progress
+        self.orders, self.directory, self.progress = orders, directory, progress
         self.fit_errors: dict[tuple[int, int], float] = {}
         self.dense_bytes = 0
         self._source: tuple[int, BandSource] | None = None
@@ -187,8 +219,8 @@ class _Packer:
             if self._fitted(t, b)
         )
 
-    def write(self, plan: dict[str, Any] | None) -> None:
-        """Writes everything, the manifest last."""
+    def write(self, plan: dict[str, Any] | None) -> Manifest:
+        """Writes everything, the manifest last, and returns that."""
         for table in range(len(self.layouts)):
             self.checkpoint.check(table_file(table))  # a damaged table is found before it is packed
         dense = self.checkpoint.dense()
@@ -214,17 +246,16 @@ class _Packer:
             for t, layout in enumerate(self.layouts)
         )
         self._check_bytes(files)
-        write_manifest(
-            self.directory,
-            Manifest(
-                format=FORMAT,
-                version=VERSION,
-                model=self.checkpoint.model,
-                tables=tables,
-                files=tuple(files),
-                plan=plan,
-            ),
+        manifest = Manifest(
+            format=FORMAT,
+            version=VERSION,
+            model=self.checkpoint.model,
+            tables=tables,
+            files=tuple(files),
+            plan=plan,
         )
+        write_manifest(self.directory, manifest)
+        return manifest
 
     def source(self, table: int) -> BandSource:
         """The rows of a table; only the last one asked for stays open."""
@@ -271,15 +302,18 @@ class _Packer:
     def _index_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:
         if self._index is None or self._index[0] != (table, band):
             self._index = None
-            layout, ids = self.layouts[table], self.source(table).ids(band)
-            if index_kinds(layout)[band] == "bitmap":
-                arrays = dict(
-                    zip(("bits", "directory"), bitmap_index(ids, layout.num_embeddings), strict=True)
-                )
+            layout, kind = self.layouts[table], index_kinds(self.layouts[table])[band]
+            arrays: Sequence[np.ndarray]
+            if kind == "order":
+                arrays = (self.orders[layout.table].slots(),)
             else:
-                slots = np.arange(len(ids), dtype=np.uint32)
-                arrays = dict(zip(("keys", "slots"), hash_index(ids, slots), strict=True))
-            self._index = ((table, band), arrays)
+                ids = self.source(table).ids(band)
+                if kind == "bitmap":
+                    arrays = bitmap_index(ids, layout.num_embeddings)
+                else:
+                    arrays = hash_index(ids, np.arange(len(ids), dtype=np.uint32))
+            named = dict(zip(index_specs(layout, band), arrays, strict=True))
+            self._index = ((table, band), named)
         return self._index[1]
 
     def _tt(self, table: int, band: int) -> Sequence[np.ndarray]:
@@ -306,13 +340,17 @@ class _Packer:
 
     def _write_pages(self, table: int, band: int) -> FileEntry:
         layout, source = self.layouts[table], self.source(table)
+        order = self.orders.get(layout.table) if layout.bands[band].order != "id" else None
         geometry = PageGeometry.of(4 * layout.embedding_dim)
         step = max(1, _CHUNK_BYTES // (PAGE_BYTES * geometry.pages_per_row)) * geometry.rows_per_page
         name, checksum, page = pages_file(table, band), 0, 0
         buffer = np.empty((geometry.num_pages(min(step, layout.slots(band))), PAGE_BYTES), np.uint8)
         with open(self.directory / name, "wb") as file:
             for start in range(0, layout.slots(band), step):
-                rows = source.rows(band, np.arange(start, min(start + step, layout.slots(band))))
+                stop = min(start + step, layout.slots(band))
+                # Without an order, a last band's slots are the ids themselves.
+                numbers = np.arange(start, stop) if order is None else order.ids[start:stop].astype(np.int64)
+                rows = source.rows(band, numbers)
                 pages = buffer[: geometry.num_pages(len(rows))]
                 _native.fill_pages(rows.view(np.uint8), table, band, page, pages)
                 file.write(memoryview(pages).cast("B"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, load_artifact, pages_file
+from .artifact import Artifact, index_specs, load_artifact, pages_file
 
 
 class RowStore:
@@ -69,7 +69,7 @@ class RowStore:
                 kind = table.indices[position]
                 index = None
                 if kind is not None:
-                    names = ("bits", "directory") if kind == "bitmap" else ("keys", "slots")
+                    names = index_specs(layout, position)
                     index = (kind, *(tensors[f"{prefix}.index.{name}"] for name in names))
                 if band.tt is not None:
                     cores = [tensors[f"{prefix}.tt.{core}"] for core in range(band.tt.num_cores)]
