@@ -17,7 +17,7 @@ namespace screc {
 struct Band {
   enum class Kind { kDram, kTt, kSsd };
   Kind kind;
-  BandIndex index;             // IdentityIndex: the last band
+  BandIndex index;             // IdentityIndex or OrderIndex: the last band
   std::int64_t num_rows;       // slots
   RowCodec codec;              // of the rows that are held or, from cores, rebuilt
   const std::byte* rows = {};  // kDram: [num_rows, codec.row_bytes()], owned by whoever added the band
@@ -44,9 +44,10 @@ struct Table {
   // Cost of a look-up, in look-ups of a DRAM row.
   std::int64_t weight = 1;
 
-  // The rows of a table that is one array, else null.
+  // The rows of a table that is one array addressed by the id, else null.
   const std::byte* whole() const {
-    return bands.size() == 1 && bands[0].kind == Band::Kind::kDram ? bands[0].rows : nullptr;
+    const bool one = bands.size() == 1 && bands[0].kind == Band::Kind::kDram;
+    return one && std::holds_alternative<IdentityIndex>(bands[0].index) ? bands[0].rows : nullptr;
   }
   // To be called when a band was added.
   void choose_codec() {

@@ -33,7 +33,7 @@ class CoAccessSample:
         self._kept = 0
 
     def add(self, ids: np.ndarray, samples: np.ndarray) -> None:
-        """Adds look-ups: ids int64 [n] below 2^32, and the number of each one's sample, int64 [n], ascending."""
+        """Adds look-ups: ids int64 [n] below 2^32, and the sample of each, int64 [n]."""
         kept = self._chosen(samples)
         self._ids.append(ids[kept].astype(np.uint32))
         self._samples.append(samples[kept])

@@ -10,6 +10,7 @@ import numpy as np
 
 from screc.statistics.access import AccessStatistics, TableStatistics
 from screc.statistics.coaccess import CoAccessSample, co_access_order
+from screc.statistics.counting import make_counter
 from screc.storage import PageGeometry, PageOrder, TableLayout
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class PageOrders:
 def make_page_orders(
     kind: PageOrderKind,
     layouts: Sequence[TableLayout],
-    statistics: AccessStatistics,
+    statistics: AccessStatistics | None,
     log: ClickLog | None = None,
     config: PageOrderConfig | None = None,
     *,
@@ -105,15 +106,18 @@ def make_page_orders(
 ) -> PageOrders:
     """Orders the pages of every table whose last band is on SSD with several rows to a page.
 
-    Rows of earlier bands have slots at the end, which nobody reads. With a log, all orders up to the kind asked
-    for are measured on its last part, and each table gets the one that reads the fewest pages, or none if the
-    saving is below ``config.min_saving``. Without a log, every such table is ordered by frequency.
+    Rows of earlier bands have slots at the end, which nobody reads. With a log, all orders up to the kind
+    asked for are made from its first part and measured on its last, and each table gets the one that reads
+    the fewest pages, or none if the saving is below ``config.min_saving``. Without a log, every such table is
+    ordered by the frequency that the statistics know.
+
+    Memory: 13 bytes per row of these tables with a log, 21 for co-access, besides ``config.max_lookups``.
 
     Args:
         kind: "id" (no orders), "frequency" or "co-access".
         layouts: where the rows live, in the order of the log's tables.
-        statistics: the rank order that cut the layouts' bands.
-        log: the log to count co-access from; "frequency" works without.
+        statistics: what cut the layouts' bands; may be None with a log where no table has several bands.
+        log: the log to count from; "frequency" works without.
         config: see :class:`PageOrderConfig`.
         progress: called with (samples done, samples in all), pass after pass over the log.
 
@@ -121,26 +125,24 @@ def make_page_orders(
         ValueError: the statistics or the log are of other tables, or the log is missing or too short.
     """
     config = config or PageOrderConfig()
-    if [(t.name, t.num_embeddings) for t in statistics.tables] != [
-        (layout.table, layout.num_embeddings) for layout in layouts
-    ]:
-        raise ValueError("statistics: they are of other tables than the layouts; collect them from this log")
     if kind == "id":
         return PageOrders((), ())
-    tables = [
-        _Table(number, layout, statistics.tables[number])
-        for number, layout in enumerate(layouts)
-        if _orderable(layout)
-    ]
+    if log is None and kind == "co-access":
+        raise ValueError("log: co-access is counted from a log; give one, or order by frequency")
+    ours = [(layout.table, layout.num_embeddings) for layout in layouts]
+    if statistics is not None and [(t.name, t.num_embeddings) for t in statistics.tables] != ours:
+        raise ValueError("statistics: they are of other tables than the layouts; collect them from this log")
+    chosen = [number for number, layout in enumerate(layouts) if _orderable(layout)]
+    if statistics is None and (log is None or any(len(layouts[number].bands) > 1 for number in chosen)):
+        raise ValueError("statistics: needed to know the rows of a table's first bands, or their frequency")
+    tables = [_Table(n, layouts[n], None if statistics is None else statistics.tables[n]) for n in chosen]
     if log is None:
-        if kind != "frequency":
-            raise ValueError("log: co-access is counted from a log; give one, or order by frequency")
-        return PageOrders(tuple(PageOrder(t.layout.table, "frequency", t.by_frequency) for t in tables), ())
-    if [(t.num_embeddings) for t in log.tables] != [layout.num_embeddings for layout in layouts]:
+        orders = [PageOrder(table.layout.table, "frequency", table.ranked_order()) for table in tables]
+        return PageOrders(tuple(orders), ())
+    if [table.num_embeddings for table in log.tables] != [rows for _, rows in ours]:
         raise ValueError("log: its tables are not those of the layouts; give the log that was profiled")
     counted, total = _split(log, config)
-    if kind == "co-access" and tables:
-        _count(tables, log, counted, config, progress)
+    _count(tables, log, counted, kind, config, progress)
     _measure(tables, log, counted, total, config, progress)
     orders, reads = [], []
     for table in tables:
@@ -153,26 +155,40 @@ def make_page_orders(
 class _Table:
     """One table while its order is made and measured."""
 
-    def __init__(self, number: int, layout: TableLayout, ranks: TableStatistics) -> None:
-        self.number, self.layout = number, layout
+    def __init__(self, number: int, layout: TableLayout, ranks: TableStatistics | None) -> None:
+        self.number, self.layout, self._ranks = number, layout, ranks
         self.rows_per_page = PageGeometry.of(4 * layout.embedding_dim).rows_per_page
-        first, rows = layout.bands[-1].start, layout.num_embeddings
-        self.hot = None  # bool [num_embeddings]: rows of earlier bands
-        if first:
-            self.hot = np.zeros(rows, bool)
-            self.hot[ranks.ids_in_ranks(0, first)] = True
-        self.by_frequency = np.empty(rows, np.uint32)  # id at each slot
-        self.by_frequency[: rows - first] = ranks.ids_in_ranks(first, rows)
-        self.by_frequency[rows - first :] = ranks.ids_in_ranks(0, first)
-        self.orders = {"frequency": self.by_frequency}
-        self.pages = {"id": 0}
+        self._hot = None  # bool [num_embeddings]: rows of earlier bands
+        if first := layout.bands[-1].start:
+            assert ranks is not None
+            self._hot = np.zeros(layout.num_embeddings, bool)
+            self._hot[ranks.ids_in_ranks(0, first)] = True
+        self.orders: dict[PageOrderKind, np.ndarray] = {}  # id at each slot
+        self.pages: dict[PageOrderKind, int] = {"id": 0}
         self.calls = self.rows = self.fewest = 0
+
+    def ranked_order(self) -> np.ndarray:
+        """By the frequency that the statistics know, rows of earlier bands last."""
+        assert self._ranks is not None
+        first, rows = self.layout.bands[-1].start, self.layout.num_embeddings
+        bands = (self._ranks.ids_in_ranks(first, rows), self._ranks.ids_in_ranks(0, first))
+        return np.concatenate(bands).astype(np.uint32)
+
+    def counted_order(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """By counts of cold rows, then the cold rows that were not counted, then rows of earlier bands."""
+        counted = np.zeros(self.layout.num_embeddings, np.uint8)
+        if self._hot is not None:
+            counted[self._hot] = 2
+        counted[ids] = 1
+        descending = ids[np.argsort(-counts, kind="stable")]
+        parts = (descending, np.flatnonzero(counted == 0), np.flatnonzero(counted == 2))
+        return np.concatenate([part.astype(np.uint32) for part in parts])
 
     def cold(self, ids: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The look-ups that end in the last band."""
-        if self.hot is None:
+        if self._hot is None:
             return ids, samples
-        cold = ~self.hot[ids]
+        cold = ~self._hot[ids]
         return ids[cold], samples[cold]
 
     def count_pages(self, ids: np.ndarray, calls: np.ndarray, slots: dict[str, np.ndarray]) -> None:
@@ -207,7 +223,9 @@ class _Table:
 
 
 def _orderable(layout: TableLayout) -> bool:
-    return layout.bands[-1].memory == "ssd" and PageGeometry.of(4 * layout.embedding_dim).rows_per_page > 1
+    slots_fit = layout.num_embeddings < 1 << 32  # they are 32 bits wide
+    shared = PageGeometry.of(4 * layout.embedding_dim).rows_per_page > 1
+    return layout.bands[-1].memory == "ssd" and slots_fit and shared
 
 
 def _split(log: ClickLog, config: PageOrderConfig) -> tuple[int, int]:
@@ -219,8 +237,8 @@ def _split(log: ClickLog, config: PageOrderConfig) -> tuple[int, int]:
     counted = int(total * (1 - config.held_out_share)) // size * size
     if counted == 0 or total - counted < size:
         raise ValueError(
-            f"log: {total} samples are too few to count calls of {size} and hold out {config.held_out_share:.0%} "
-            "of them; give a longer log or smaller calls"
+            f"log: {total} samples are too few to count calls of {size} and to hold out "
+            f"{config.held_out_share:.0%} of them; give a longer log or smaller calls"
         )
     return counted, total
 
@@ -245,19 +263,33 @@ def _lookups(
 
 
 def _count(
-    tables: Sequence[_Table], log: ClickLog, counted: int, config: PageOrderConfig, progress: Progress | None
+    tables: Sequence[_Table],
+    log: ClickLog,
+    counted: int,
+    kind: PageOrderKind,
+    config: PageOrderConfig,
+    progress: Progress | None,
 ) -> None:
-    per_table = max(1, config.max_lookups // len(tables))
+    """Makes the orders of every table, up to the kind asked for, from the first samples of the log."""
+    together = kind == "co-access"
+    per_table = config.max_lookups // max(len(tables), 1)
     kept = [CoAccessSample(config.samples_per_call, per_table) for _ in tables]
+    counters = [make_counter(table.layout.table, table.layout.num_embeddings) for table in tables]
     for done, found in _lookups(tables, log, 0, counted, config):
-        for sample, lookups in zip(kept, found, strict=True):
-            sample.add(*lookups)
+        for counter, sample, (ids, samples) in zip(counters, kept, found, strict=True):
+            counter.add(ids)
+            if together:
+                sample.add(ids, samples)
         if progress is not None:
             progress(done, counted)
-    for table, sample in zip(tables, kept, strict=True):
+    for number, (table, sample) in enumerate(zip(tables, kept, strict=True)):
+        table.orders["frequency"] = table.counted_order(*counters[number].result())
+        counters[number] = None  # frees its memory before the next order is made
+        if not together:
+            continue
         table.orders["co-access"] = co_access_order(
             *sample.result(),
-            table.by_frequency,
+            table.orders["frequency"],
             table.rows_per_page,
             samples_per_call=config.samples_per_call,
             iterations=config.iterations,

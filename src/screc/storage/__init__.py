@@ -5,8 +5,8 @@ from .atomic import ReplacedError, replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
-from .page_order import PageOrder
 from .pack import FitError, PackReport, pack
+from .page_order import PageOrder
 from .remap import TableRemap
 from .row_store import RowStore
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors

@@ -99,7 +99,7 @@ def pages_file(table: int, band: int) -> str:
 
 
 def index_specs(layout: TableLayout, band: int) -> dict[str, TensorSpec]:
-    """The index arrays of a band by their last name, in the order the store takes them; empty without index."""
+    """The index arrays of a band by their last name, as the store takes them; empty for one without."""
     kind = index_kinds(layout)[band]
     if kind is None:
         return {}

@@ -177,8 +177,8 @@ class TableLayout(Frozen):
         for position, band in enumerate(self.bands):
             if band.order != "id" and position != len(self.bands) - 1:
                 raise ValueError(
-                    f"table {self.table}: order of band {position} is '{band.order}'; only the last band's rows "
-                    "can be ordered"
+                    f"table {self.table}: order of band {position} is '{band.order}'; only the rows of the "
+                    "last band can be ordered"
                 )
             if band.tt is None:
                 continue

@@ -128,7 +128,8 @@ def pack(
 
     A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
     table trained with the plan's bands is taken over bit by bit. Memory does not grow with the table
-    beyond its remap (16 bytes per row of its indexed bands, 8 per row of an ordered table) and the projected rows of a fit.
+    beyond its remap (16 bytes per row of its indexed bands, 8 per row of an ordered table) and the projected
+    rows of a fit.
 
     Args:
         checkpoint: the trained model.

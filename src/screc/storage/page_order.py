@@ -60,8 +60,8 @@ def ordered_layouts(layouts: Sequence[TableLayout], orders: Mapping[str, PageOrd
     """The layouts with the page orders of these tables, and with the ids' order in all others.
 
     Raises:
-        ValueError: an order of a table that there is not, of another number of rows, or whose last band is not
-            on SSD.
+        ValueError: an order of a table that there is not, that has another number of rows, or whose last
+            band is not on SSD.
     """
     strange = orders.keys() - {layout.table for layout in layouts}
     if strange:
