@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from screc.storage.layout import PageOrderKind
 
 _SAMPLES_PER_STEP = 65536
+# More look-ups than these teach next to nothing about a table, and its order is made the sooner.
+_LOOKUPS_PER_ROW, _LEAST_LOOKUPS = 64, 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,7 @@ class PageOrderConfig:
         min_saving: a table keeps the order of its ids, which costs nothing, unless its calls read fewer pages
             by at least this share of them.
         max_lookups: look-ups kept in memory, 12 bytes each, of all tables together; calls are thinned evenly.
+            While an order is made, those of its table take about 60 bytes each.
         iterations: see :func:`~screc.statistics.coaccess.co_access_order`.
         threads: 0 means one per core.
     """
@@ -272,8 +275,9 @@ def _count(
 ) -> None:
     """Makes the orders of every table, up to the kind asked for, from the first samples of the log."""
     together = kind == "co-access"
-    per_table = config.max_lookups // max(len(tables), 1)
-    kept = [CoAccessSample(config.samples_per_call, per_table) for _ in tables]
+    share = config.max_lookups // max(len(tables), 1)
+    needed = [max(_LOOKUPS_PER_ROW * table.layout.num_embeddings, _LEAST_LOOKUPS) for table in tables]
+    kept = [CoAccessSample(config.samples_per_call, min(share, enough)) for enough in needed]
     counters = [make_counter(table.layout.table, table.layout.num_embeddings) for table in tables]
     for done, found in _lookups(tables, log, 0, counted, config):
         for counter, sample, (ids, samples) in zip(counters, kept, found, strict=True):
