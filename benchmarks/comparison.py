@@ -19,6 +19,7 @@ from benchmarks.limits import Limits
 from benchmarks.ours import Form
 from benchmarks.workload import SKEWS, Layers, Skew, Workload
 from screc.data import Batch
+from screc.serving import Engine
 
 CHECK_SAMPLES = 256
 # Largest root mean square of (answer - oracle), as a share of the answers' standard deviation, by what is
@@ -49,6 +50,22 @@ class Arm:
     families: tuple[str, ...] = ()
     form: Form | None = None
     smallest_batch: int = 1
+
+
+def our_arm(form: Form, engine: Engine) -> Arm:
+    """The engine as an arm; it takes batches as they are."""
+    return Arm(
+        name=form.name,
+        inputs=_as_it_is,
+        predict=engine.predict,
+        row_format=form.row_format,
+        precision=form.precision,
+        form=form,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +178,26 @@ def _in_turn(predict: Callable[[Any], Any], inputs: Sequence[Any]) -> Callable[[
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """The ratios of one point.
+    """Where we stand at one point.
 
     Attributes:
-        ours: name of our arm that they are of.
-        ratios: family -> time of its fastest arm / time of ours.
-        best_peer: name of the fastest peer.
+        ours: name of our fastest eligible arm.
+        ratios: family -> (name of its fastest arm, its time / ours); all peers are of "best_peer".
     """
 
     ours: str
-    ratios: dict[str, float]
-    best_peer: str
+    ratios: dict[str, tuple[str, float]]
+
+    def merge(self, other: Standing) -> Standing:
+        """Both groups' families; where both have one, the one that is nearer to us.
+
+        Ratios of different groups can be joined because each is of times that were taken in turn with ours.
+        """
+        joined = dict(self.ratios)
+        for family, (name, ratio) in other.ratios.items():
+            if family not in joined or ratio < joined[family][1]:
+                joined[family] = (name, ratio)
+        return Standing(ours=self.ours, ratios=joined)
 
 
 def stand(arms: Sequence[Arm], timing: Mapping[str, Timing], eligible: Iterable[Form]) -> Standing:
@@ -179,17 +205,52 @@ def stand(arms: Sequence[Arm], timing: Mapping[str, Timing], eligible: Iterable[
     forms = set(eligible)
     timed = [arm for arm in arms if arm.name in timing]
     ours = min((arm.name for arm in timed if arm.form in forms), key=lambda name: timing[name].median)
-    peers = [arm for arm in timed if arm.form is None]
-    families: dict[str, list[str]] = {}
-    for arm in peers:
-        for family in (*arm.families, "best_peer"):
-            families.setdefault(family, []).append(arm.name)
-    fastest = {family: min(names, key=lambda name: timing[name].median) for family, names in families.items()}
-    return Standing(
-        ours=ours,
-        ratios={family: timing[name].median / timing[ours].median for family, name in fastest.items()},
-        best_peer=fastest["best_peer"],
-    )
+    ratios: dict[str, tuple[str, float]] = {}
+    for arm in timed:
+        if arm.form is None:
+            ratio = timing[arm.name].median / timing[ours].median
+            families = dict.fromkeys((*arm.families, "best_peer"), (arm.name, ratio))
+            ratios = Standing(ours=ours, ratios=ratios).merge(Standing(ours=ours, ratios=families)).ratios
+    return Standing(ours=ours, ratios=ratios)
+
+
+def print_standings(console: Console, standings: Mapping[Point, Standing], families: Sequence[str]) -> None:
+    """For each point our arm and its ratios."""
+    view = Table("ids", "B", "ours", *(f"vs {family}" for family in families), "best peer")
+    for point, standing in standings.items():
+        cells = [f"{standing.ratios[f][1]:.2f}x" if f in standing.ratios else "-" for f in families]
+        best = standing.ratios.get("best_peer", ("-",))[0]
+        view.add_row(point.skew, str(point.size), standing.ours, *cells, best)
+    console.print(view)
+
+
+def results_of(
+    job: str,
+    workload: Workload,
+    arms: Sequence[Arm],
+    timings: Mapping[Point, Mapping[str, Timing]],
+    limits: Limits | None,
+) -> dict[str, dict[str, Any]]:
+    """The report's entries: for each point and arm its times, and for ours the limits."""
+    forms = {arm.name: arm.form for arm in arms}
+    results: dict[str, dict[str, Any]] = {}
+    for point, timing in timings.items():
+        entries = results[point.key(job)] = {}
+        for name, value in timing.items():
+            entries[name] = timing_entry(value, point.size)
+            form = forms[name]
+            if form is not None and limits is not None:
+                entries[name] |= limit_entry(limits, workload, point, form, point.size / value.median)
+    return results
+
+
+def ratios_of(job: str, standings: Mapping[Point, Standing]) -> dict[str, float]:
+    """The report's flat map, e.g. ``kaggle.zipf.b1.vs_eager_fp32``."""
+    return {
+        f"{point.key(job)}.vs_{family}": round(ratio, 3)
+        for point, standing in standings.items()
+        for family, (_, ratio) in standing.ratios.items()
+    }
 
 
 def timing_entry(timing: Timing, batch_size: int) -> dict[str, object]:
@@ -241,20 +302,20 @@ def print_times(console: Console, title: str, timings: Mapping[Point, Mapping[st
         console.print(view)
 
 
-def print_limits(console: Console, limits: Mapping[Point, Mapping[str, Mapping[str, Any]]]) -> None:
+def print_limits(console: Console, results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     """For each point and form of ours: both limits and the achieved fraction of the lower one."""
     view = Table(
-        *("ids", "B", "ours", "samples/s", "bytes limit", "operations limit", "achieved"),
+        *("point", "ours", "samples/s", "bytes limit", "operations limit", "achieved"),
         title="limits, in samples/s (rows that an ideal cache would hold cost no bytes)",
     )
-    for point, entries in limits.items():
+    for key, entries in results.items():
         for name, entry in entries.items():
-            rate = entry["achieved_fraction"] * entry["best_possible_samples_per_s"]
-            read = entry["bytes_limit_samples_per_s"]
-            view.add_row(
-                *(point.skew, str(point.size), name, f"{rate:,.0f}"),
-                "-" if read is None else f"{read:,.0f}",
-                f"{entry['operations_limit_samples_per_s']:,.0f}",
-                f"{entry['achieved_fraction']:.0%}",
-            )
+            if "achieved_fraction" in entry:
+                read = entry["bytes_limit_samples_per_s"]
+                view.add_row(
+                    *(key, name, f"{entry['samples_per_s']:,.0f}"),
+                    "-" if read is None else f"{read:,.0f}",
+                    f"{entry['operations_limit_samples_per_s']:,.0f}",
+                    f"{entry['achieved_fraction']:.0%}",
+                )
     console.print(view)

@@ -59,8 +59,8 @@ class Limits:
         peaks = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in self.operations_per_s.items())
         rows = ", ".join(f"{size} B {rate / 1e6:.0f}" for size, rate in self.random_rows_per_s.items())
         return (
-            f"limits, {self.threads} threads: DRAM {self.read_bytes_per_s / 1e9:.1f} GB/s in sequence; random "
-            f"rows {rows} M/s; peaks {peaks} G operations/s; "
+            f"limits, {self.threads} threads: DRAM {self.read_bytes_per_s / 1e9:.1f} GB/s in sequence; "
+            f"random rows {rows} M/s; peaks {peaks} G operations/s; "
             f"cache {self.llc_bytes >> 20} MiB"
         )
 
