@@ -23,8 +23,8 @@ from screc.serving import Engine
 
 CHECK_SAMPLES = 256
 # Largest root mean square of (answer - oracle), as a share of the answers' standard deviation, by what is
-# rounded; about three times what a right answer has. Wrong rows or weights give about 1.
-_TOLERANCE = {"fp32": 2e-5, "bf16": 0.06, "int8": 0.06}
+# rounded; two to three times what a right answer has. Wrong rows or weights give about 1.
+_TOLERANCE = {"fp32": 2e-5, "bf16": 0.08, "int8": 0.25}
 _ROW_TOLERANCE = {"fp32": 0.0, "bf16": 0.02, "int8": 0.02, "int4": 0.25}
 
 

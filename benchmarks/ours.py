@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from screc import _native
 from screc.data import Batch
 from screc.serving import Engine
+from screc.serving.arithmetic import Precision
+from screc.serving.calibration import arithmetic_of, calibrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Form:
     """
 
     row_format: str
-    precision: str
+    precision: Precision
 
     @property
     def name(self) -> str:
@@ -30,12 +33,12 @@ class Form:
         return f"screc_{self.row_format}_{self.precision}"
 
     def row_bytes(self, dim: int) -> int:
-        """Bytes of a row with its scale and bias (docs/format.md)."""
-        return {"fp32": 4 * dim, "int8": 4 + dim, "int4": 4 + (dim + 1) // 2}[self.row_format]
+        """Bytes of a row as stored."""
+        return _native.row_bytes(self.row_format, dim)
 
 
 def build_engines(
-    forms: Sequence[Form],
+    forms: Iterable[Form],
     model: Mapping[str, Any],
     dense: Mapping[str, np.ndarray],
     tables: Sequence[np.ndarray],
@@ -43,22 +46,23 @@ def build_engines(
     calibration: Batch,
     threads: int = 0,
 ) -> dict[Form, Engine]:
-    """An engine for each form.
+    """An engine for each form; forms with the same row format share their rows.
 
     Args:
         forms: what to build.
         model, dense, tables, threads: as ``Engine.from_arrays`` takes them.
         calibration: samples from which the ranges of int8 inputs are taken.
     """
-    engines = {}
+    engines: dict[Form, Engine] = {}
+    bases: dict[str, Engine] = {}
     for form in forms:
-        options: dict[str, Any] = {}
-        if form.row_format != "fp32":
-            options["row_format"] = form.row_format
-        if form.precision != "fp32":
-            options |= {"precision": form.precision, "calibration": calibration}
-        try:
-            engines[form] = Engine.from_arrays(model, dense, tables, threads=threads, **options)
-        except TypeError:  # until the engine takes them
-            continue
+        if form.row_format not in bases:
+            options = {} if form.row_format == "fp32" else {"row_format": form.row_format}
+            try:
+                bases[form.row_format] = Engine.from_arrays(model, dense, tables, threads=threads, **options)
+            except TypeError:  # until the engine takes it
+                continue
+        base = bases[form.row_format]
+        ranges = calibrate(base, [calibration]) if form.precision == "int8" else {}
+        engines[form] = base.with_arithmetic(arithmetic_of(base, form.precision, ranges))
     return engines
