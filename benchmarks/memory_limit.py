@@ -46,8 +46,8 @@ class MemoryGroup:
 
 
 class Worker:
-    """An arm of a benchmark in a process of its own: ``make(**arguments)`` runs there and gives the function that
-    each :meth:`call` calls.
+    """An arm of a benchmark in a process of its own: ``make(**arguments)`` runs there and gives the function
+    that each :meth:`call` calls.
 
     Args:
         name: of the arm.

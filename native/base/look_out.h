@@ -1,5 +1,5 @@
-// Waiting awake for a short while: waking a sleeping thread took 50-150 us on a two-core virtual machine, longer
-// than most of what threads here wait for.
+// Waiting awake for a short while: waking a sleeping thread took 50-150 us on a two-core virtual machine,
+// longer than most of what threads here wait for.
 #pragma once
 
 #include <atomic>
@@ -8,8 +8,8 @@
 
 namespace screc {
 
-// How long a thread looks out for what it waits for before it sleeps: longer than the gap between the loops of
-// one prediction and between calls that follow each other closely.
+// How long a thread looks out for what it waits for before it sleeps: longer than the gap between the loops
+// of one prediction and between calls that follow each other closely.
 constexpr auto kLookOut = std::chrono::microseconds(100);
 
 // True as soon as ready() is, false when it was not for kLookOut.
@@ -41,7 +41,8 @@ class Signal {
     for (;;) {
       const std::uint32_t seen = count_.load();
       if (ready()) return;
-      if (!look_out([this, seen] { return count_.load(std::memory_order_relaxed) != seen; })) count_.wait(seen);
+      if (!look_out([this, seen] { return count_.load(std::memory_order_relaxed) != seen; }))
+        count_.wait(seen);
     }
   }
 

@@ -8,8 +8,8 @@
 namespace screc {
 namespace {
 
-// Less work than this is done by the caller: sharing it costs some microseconds, and below a dozen samples each
-// thread would read all weights for little.
+// Less work than this is done by the caller: sharing it costs some microseconds, and below a dozen samples
+// each thread would read all weights for little.
 constexpr int64_t kAloneFlops = int64_t{4} << 20;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -77,6 +77,20 @@ void Engine::predict_alone(const float* dense, const LookupRequest& request, flo
   model_.run(dense, features, request.batch_size, out, workspace_[0]);
 }
 
+void Engine::layer_inputs(const float* dense, const LookupRequest& request, int layer, float* out) {
+  const int64_t width = layer_inputs(layer), stride = model_.feature_stride();
+  std::lock_guard<std::mutex> turn(turn_);
+  check_dense(dense, request.batch_size);
+  float predictions[kBlock];
+  for (int64_t first = 0; first < request.batch_size; first += kBlock) {
+    const int64_t count = std::min(kBlock, request.batch_size - first);
+    float* features = alone_features_.as<float>();
+    store_.lookup(request, first, count, features + model_.own_features(), stride);
+    const LayerTap tap{layer, out + first * width};
+    model_.run(dense + first * num_dense(), features, count, predictions, workspace_[0], &tap);
+  }
+}
+
 void Engine::submit(Prediction& prediction) {
   check_dense(prediction.dense, prediction.request.batch_size);
   std::lock_guard<std::mutex> turn(turn_);
@@ -140,9 +154,9 @@ void Engine::begin_segment(ThreadPool& pool) {
     segment = &ring_[begun_ % kSlots];
     Prediction& batch = *submitted_[0];
     const int64_t left = batch.request.batch_size - batch.begun;
-    *segment = {std::move(segment->features), &batch, batch.begun,
-                std::min(left, roles_.mixed() ? segment_ : std::min(segment_, kSplitSegment)),
-                {}};
+    segment->batch = &batch;
+    segment->first = batch.begun;
+    segment->count = std::min(left, roles_.mixed() ? segment_ : std::min(segment_, kSplitSegment));
     batch.begun += segment->count;
     ++batch.in_flight;
     if (segment->count == left) {
@@ -155,8 +169,9 @@ void Engine::begin_segment(ThreadPool& pool) {
     segment->features = AlignedBuffer(static_cast<size_t>(segment_ * stride) * sizeof(float));
   }
   try {
-    segment->ticket = store_.begin(segment->batch->request, segment->first, segment->count,
-                                   segment->features.as<float>() + model_.own_features(), stride, pool);
+    segment->ticket.emplace(store_.begin(segment->batch->request, segment->first, segment->count,
+                                         segment->features.as<float>() + model_.own_features(), stride,
+                                         pool));
   } catch (...) {
     fail(*segment);
   }
@@ -167,10 +182,11 @@ void Engine::begin_segment(ThreadPool& pool) {
 void Engine::look_up_segment() {
   Segment& segment = ring_[looked_up_ % kSlots];
   try {
-    segment.ticket.finish();
+    if (segment.ticket) segment.ticket->finish();
   } catch (...) {
     fail(segment);
   }
+  segment.ticket.reset();
   std::lock_guard<std::mutex> lock(state_);
   ++looked_up_;
 }
@@ -215,8 +231,9 @@ void Engine::compute_rows(const float* dense, float* features, int64_t count, fl
 
 void Engine::set_roles(Roles roles) {
   if ((roles.memory > 0) != (roles.compute > 0) || roles.memory < 0 || roles.compute < 0) {
-    throw std::invalid_argument("roles: expected two positive numbers of threads, or 0 and 0 for mixed, got " +
-                                std::to_string(roles.memory) + " and " + std::to_string(roles.compute));
+    throw std::invalid_argument(
+        "roles: expected two positive numbers of threads, or 0 and 0 for mixed, got " +
+        std::to_string(roles.memory) + " and " + std::to_string(roles.compute));
   }
   std::lock_guard<std::mutex> turn(turn_);
   {

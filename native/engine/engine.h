@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -41,13 +42,15 @@ struct Prediction {
 // The schedule of a DLRM: which samples are looked up and computed when, and on which thread.
 //
 // A batch is cut into segments, so memory does not grow with it. In a segment, the store writes pooled rows
-// straight behind the place of the bottom MLP's output, one row of features per sample; blocks of samples small
-// enough for their activations to stay in the second-level cache then go through the dense model on one thread
-// each. Segments pass through a ring in the order in which their batches were submitted:
+// straight behind the place of the bottom MLP's output, one row of features per sample; blocks of samples
+// small enough for their activations to stay in the second-level cache then go through the dense model on one
+// thread each. Segments pass through a ring in the order in which their batches were submitted:
 //
-//   mixed roles   the collecting thread and the pool begin the look-ups of a segment, finish them, compute. Where
+//   mixed roles   the collecting thread and the pool begin the look-ups of a segment, finish them, compute.
+//   Where
 //                 rows come from SSD, the reads of the next segment are in flight while one is computed.
-//   split roles   a thread of the engine and its pool look up segment after segment; the collecting thread and
+//   split roles   a thread of the engine and its pool look up segment after segment; the collecting thread
+//   and
 //                 its pool compute those that are ready.
 //
 // A small batch takes neither: it is looked up and computed by its caller, without any queue.
@@ -68,12 +71,17 @@ class Engine {
   void predict(const float* dense, const LookupRequest& request, float* out);
 
   // The same in two halves, so that the look-ups of one batch go on while another is computed: submit begins
-  // (throws for dense values only), collect returns when the predictions are there, or throws. Batches are worked
-  // on in the order in which they were submitted; each must be collected, once. Throws std::length_error when
-  // kMaxSubmitted batches are not yet begun.
+  // (throws for dense values only), collect returns when the predictions are there, or throws. Batches are
+  // worked on in the order in which they were submitted; each must be collected, once. Throws
+  // std::length_error when kMaxSubmitted batches are not yet begun.
   void submit(Prediction& prediction);
   void collect(Prediction& prediction);
   static constexpr int kMaxSubmitted = 8;
+
+  // The inputs of one layer (bottom layers first) for every sample: out is [batch_size, layer_inputs(layer)].
+  // Throws as predict does, and std::invalid_argument unless all layers are fp32 and there is such a layer.
+  void layer_inputs(const float* dense, const LookupRequest& request, int layer, float* out);
+  int64_t layer_inputs(int layer) const { return model_.tapped_inputs(layer); }
 
   // Takes effect at once. Throws std::invalid_argument for counts that are not both positive or both 0, and
   // std::logic_error while batches are submitted and not collected.
@@ -98,7 +106,7 @@ class Engine {
     AlignedBuffer features;  // [segment_, feature_stride]; made at first use
     Prediction* batch = nullptr;
     int64_t first = 0, count = 0;
-    RowStore::Ticket ticket = {};
+    std::optional<Ticket> ticket = {};
   };
 
   void check_dense(const float* dense, int64_t batch_size) const;
@@ -125,8 +133,8 @@ class Engine {
   Roles roles_;
   std::mutex turn_;  // one submit or collect at a time
 
-  // The ring: segments [computed_, looked_up_) are ready to be computed, those up to begun_ are being looked up.
-  // Counters and submitted batches are guarded by state_.
+  // The ring: segments [computed_, looked_up_) are ready to be computed, those up to begun_ are being looked
+  // up. Counters and submitted batches are guarded by state_.
   mutable std::mutex state_;
   std::array<Segment, kSlots> ring_;
   uint64_t begun_ = 0, looked_up_ = 0, computed_ = 0;
