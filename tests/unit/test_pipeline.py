@@ -124,9 +124,12 @@ def test_limit_of_submitted_batches(engine, batches, expected, roles):
         batch = batches[5]
         held.append((_native.Submitted(engine._native, batch.dense, batch.ids, batch.offsets, out), out))
 
-    with pytest.raises(ValueError, match="8 batches submitted whose look-ups have not begun; collect one"):
+    def submit_many() -> None:
         for _ in range(20):
             submit()
+
+    with pytest.raises(ValueError, match="8 batches submitted whose look-ups have not begun; collect one"):
+        submit_many()
     with pytest.raises(RuntimeError, match="collect them before the roles change"):
         engine.roles = Roles()
     for submitted, out in held[::-1]:  # in any order

@@ -23,8 +23,8 @@ _MODEL_FIELDS = ("num_dense", "embedding_dim", "bottom_mlp", "top_mlp", "interac
 
 
 class Roles(NamedTuple):
-    """Threads that look rows up and threads that run the dense part (SCRec, arXiv 2504.00520: memory-centric and
-    compute-centric cores); 0 and 0, "mixed": every thread does both in turn."""
+    """Threads that look rows up and threads that run the dense part: the memory-centric and compute-centric
+    cores of SCRec (arXiv 2504.00520). 0 and 0, "mixed": every thread does both in turn."""
 
     memory: int = 0
     compute: int = 0
@@ -191,8 +191,8 @@ class Engine:
     ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batch after batch with its probabilities, float32 [B], in order.
 
-        The look-ups of the next ``ahead`` batches, SSD reads above all, go on while one is computed. Batches must
-        not change before their probabilities are there.
+        The look-ups of the next ``ahead`` batches, SSD reads above all, go on while one is computed. Batches
+        must not change before their probabilities are there.
 
         Raises:
             as :meth:`predict`, when the batch in question is reached; those before it have been given.
@@ -224,15 +224,14 @@ class Engine:
         self._native.set_roles(*roles)
 
     def choose_roles(self, batches: Sequence[Batch], *, rounds: int = 5) -> dict[Roles, float]:
-        """Measures every way to part the threads into memory and compute on ``batches`` and keeps the fastest.
+        """Measures every way to part the threads into memory and compute on ``batches``, keeps the fastest.
 
         Returns:
             Seconds for all batches by roles, the least over the rounds.
         """
         threads = self.num_threads
-        seconds = {
-            Roles(memory, threads - memory if memory else 0): float("inf") for memory in range(threads)
-        }
+        ways = [Roles(), *(Roles(memory, threads - memory) for memory in range(1, threads))]
+        seconds = dict.fromkeys(ways, float("inf"))
         for _ in range(rounds):
             for roles in seconds:
                 self.roles = roles
