@@ -44,8 +44,11 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
 
 }  // namespace
 
-Lookup::Lookup(ThreadPool& threads)
-    : threads_(threads), workers_(static_cast<std::size_t>(threads.num_threads())) {}
+void Lookup::use(ThreadPool& threads) {
+  threads_ = &threads;
+  const auto count = static_cast<std::size_t>(threads.num_threads());
+  if (workers_.size() < count) workers_.resize(count);
+}
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
@@ -219,7 +222,7 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
   if (alone_) {
     run(0, last - first, 0);
   } else {
-    threads_.parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
+    threads_->parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
   }
 }
 

@@ -40,7 +40,10 @@ struct Segment {
 // Working memory and machinery, reused from call to call. One call at a time, in two halves.
 class Lookup {
  public:
-  explicit Lookup(ThreadPool& threads);
+  explicit Lookup(ThreadPool& threads) { use(threads); }
+
+  // The threads that share the work from now on; they must outlive the look-ups.
+  void use(ThreadPool& threads);
 
   // Starts to read the rows that stand on SSD, then does all work that does not need them while they come.
   // Segments of tables with SSD bands go first; they and the reader must stay until finish() or abandon(),
@@ -82,7 +85,7 @@ class Lookup {
   void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
                      const Body& body);
 
-  ThreadPool& threads_;
+  ThreadPool* threads_ = nullptr;
   std::vector<Worker> workers_;
   std::vector<const void*> rows_;  // row of every look-up of the call, in its table's codec
   AlignedBuffer arena_;            // rows rebuilt from cores or decoded

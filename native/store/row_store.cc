@@ -196,6 +196,11 @@ int RowStore::num_tables() const {
   return static_cast<int>(tables_.size());
 }
 
+bool RowStore::reads_ssd() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return !ssd_.bands.empty();
+}
+
 int64_t RowStore::num_embeddings(int table) const {
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return checked_table(table).num_embeddings;
@@ -318,6 +323,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
                       int64_t sample_stride) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads_);
   set_up(*context, request, first, count, out, sample_stride);
   while (context->count > 0) {
     begin_part(*context);
@@ -327,8 +333,14 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
 
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
                        int64_t sample_stride) {
+  return begin(request, first, count, out, sample_stride, threads_);
+}
+
+Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                       int64_t sample_stride, ThreadPool& threads) {
   InUse context(contexts_, true);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads);
   set_up(*context, request, first, count, out, sample_stride);
   begin_part(*context);
   return Ticket(*this, context.keep());
@@ -370,6 +382,7 @@ void Ticket::finish() {
 void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads_);
   const Table& table = checked_table(number);
   check_closed(number);
   const int64_t most = std::max<int64_t>(1, kScratchBytes / Lookup::scratch_bytes(table));
