@@ -93,7 +93,7 @@ def measure_limits(threads: int, row_bytes: tuple[int, ...], *, quick: bool = Fa
     Returns:
         None where there is no C compiler (``cc``).
     """
-    rounds, size = (5, 2**28) if quick else (25, 2**31)
+    rounds, size = (15, 2**28) if quick else (40, 2**31)
     memory = _native.empty(size)
     memory.fill(1)
     with tempfile.TemporaryDirectory() as folder:
