@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_row_store import bitmap_index, gather, write_pages
 
 from screc import _native
-from test_row_store import bitmap_index, gather, write_pages
 
 WAYS, CANDIDATES, SET_BYTES, AGE_ACCESSES = 8, 10, 128, 32
 MASK = (1 << 64) - 1
