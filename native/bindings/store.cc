@@ -7,6 +7,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/row_codec.h"
 #include "store/index.h"
 #include "store/page.h"
 #include "store/row_store.h"
@@ -119,12 +120,14 @@ BandIndex index_of(nb::handle index) {
   throw nb::value_error((std::string(kForms) + ", got '" + form + "'").c_str());
 }
 
-void add_dram_band(RowStore& store, int table, const AnyConstArray& rows, nb::handle index) {
-  const auto* data = checked<float>(rows, "rows", 2);
+void add_dram_band(RowStore& store, int table, const AnyConstArray& rows, nb::handle index,
+                   const std::string& format, const SharedScale& scale) {
+  RowCodec codec = codec_of(format, released([&] { return store.embedding_dim(table); }), scale);
+  const void* data = checked_rows_of(codec, rows);
+  if (codec.format == RowFormat::kFp32) codec.dim = static_cast<std::int64_t>(rows.shape(1));
   const BandIndex form = index_of(index);
   nb::gil_scoped_release release;
-  store.add_dram_band(table, data, static_cast<std::int64_t>(rows.shape(0)),
-                      static_cast<std::int64_t>(rows.shape(1)), form);
+  store.add_dram_band(table, data, static_cast<std::int64_t>(rows.shape(0)), codec, form);
 }
 
 void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& cores, nb::handle index) {
@@ -140,10 +143,12 @@ void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& c
   store.add_tt_band(table, views, form);
 }
 
-void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index) {
+void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index,
+                  const std::string& format, const SharedScale& scale) {
+  const RowCodec codec = codec_of(format, released([&] { return store.embedding_dim(table); }), scale);
   const BandIndex form = index_of(index);
   nb::gil_scoped_release release;
-  store.add_ssd_band(table, path.string(), band, form);
+  store.add_ssd_band(table, path.string(), band, codec, form);
 }
 
 void check_out_shape(const AnyArray& out, std::int64_t rows, std::int64_t columns) {
@@ -262,15 +267,20 @@ void bind_row_store(nb::module_& module) {
            nb::arg("mean") = false, nb::call_guard<nb::gil_scoped_release>(),
            "Adds a table and returns its number. mean: bags are averaged, not summed.")
       .def("add_dram_band", add_dram_band, nb::arg("table"), nb::arg("rows"),
-           nb::arg("index").none() = nb::none(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
-           "Adds rows, float32 [slots, dim], as the next band.")
+           nb::arg("index").none() = nb::none(), nb::arg("format") = "fp32", nb::arg("scale") = nb::none(),
+           nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
+           "Adds rows, float32 [slots, dim] or in another format uint8 [slots, row_bytes], as the next "
+           "band.\n\n"
+           "scale: (scale, bias) that all int8 or int4 rows share; None where each row begins with its own.")
       .def("add_tt_band", add_tt_band, nb::arg("table"), nb::arg("cores"),
            nb::arg("index").none() = nb::none(), nb::keep_alive<1, 4>(),
            "Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are "
            "copied.")
       .def("add_ssd_band", add_ssd_band, nb::arg("table"), nb::arg("path"), nb::arg("band"),
-           nb::arg("index").none() = nb::none(), nb::keep_alive<1, 5>(),
-           "Adds a file of pages as the next band; its pages must carry this table and band number.\n\n"
+           nb::arg("index").none() = nb::none(), nb::arg("format") = "fp32", nb::arg("scale") = nb::none(),
+           nb::keep_alive<1, 5>(),
+           "Adds a file of pages as the next band; its pages must carry this table and band number.\n"
+           "format and scale: as for add_dram_band.\n\n"
            "Raises OSError when the file is missing, has the wrong size, or its first or last page is "
            "damaged.")
       .def("gather", gather, nb::arg("table"), nb::arg("ids"), nb::arg("out"),

@@ -1,7 +1,6 @@
 #include "store/lookup.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -50,15 +49,15 @@ Lookup::Lookup(ThreadPool& threads)
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
-  std::int64_t bytes = sizeof(const float*);
-  if (table.has_tt) bytes += row_bytes;
+  std::int64_t bytes = sizeof(const void*);
+  if (table.staged) bytes += row_bytes;
   // The look-up is held by a worker and by the call, and its page has an entry in each list.
   if (table.has_ssd) bytes += row_bytes + 2 * sizeof(WantedRow) + 64;
   return bytes;
 }
 
 void Lookup::prepare(std::vector<Segment>& segments) {
-  std::int64_t lookups = 0, work = 0, tt_floats = 0;
+  std::int64_t lookups = 0, work = 0, staged_floats = 0;
   num_units_ = ssd_units_ = 0;
   for (Segment& segment : segments) {
     segment.base = lookups;
@@ -70,16 +69,16 @@ void Lookup::prepare(std::vector<Segment>& segments) {
     if (segment.table->has_ssd) ssd_units_ = num_units_;
     lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
-    if (segment.table->has_tt) tt_floats += segment.num_ids * segment.table->dim;
+    if (segment.table->staged) staged_floats += segment.num_ids * segment.table->dim;
   }
   alone_ = work <= kAlone;
   if (rows_.size() < static_cast<std::size_t>(lookups)) rows_.resize(static_cast<std::size_t>(lookups));
-  const std::size_t tt_bytes = static_cast<std::size_t>(tt_floats) * sizeof(float);
-  if (tt_arena_.size() < tt_bytes) {
-    tt_arena_ = AlignedBuffer();  // not both at once
-    tt_arena_ = AlignedBuffer(tt_bytes + tt_bytes / 2);
+  const std::size_t staged_bytes = static_cast<std::size_t>(staged_floats) * sizeof(float);
+  if (arena_.size() < staged_bytes) {
+    arena_ = AlignedBuffer();  // not both at once
+    arena_ = AlignedBuffer(staged_bytes + staged_bytes / 2);
   }
-  tt_used_.store(0, std::memory_order_relaxed);
+  arena_used_.store(0, std::memory_order_relaxed);
   for (Worker& worker : workers_) {
     worker.wanted.clear();
     worker.dram_rows = worker.tt_rows = 0;
@@ -88,18 +87,33 @@ void Lookup::prepare(std::vector<Segment>& segments) {
   num_lookups_ = lookups;
 }
 
+float* Lookup::stage(const Table& table, std::int64_t n) {
+  return arena_.as<float>() + arena_used_.fetch_add(n * table.dim, std::memory_order_relaxed);
+}
+
 void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
                           Worker& worker) {
   const std::int64_t dim = table.dim;
   switch (band.kind) {
-    case Band::Kind::kDram:
-      for (std::int64_t i = 0; i < found; ++i) {
-        rows_[static_cast<std::size_t>(base + worker.found[i])] = band.rows + worker.slots[i] * dim;
-      }
+    case Band::Kind::kDram: {
+      const std::int64_t row_bytes = band.codec.row_bytes();
       worker.dram_rows += found;
+      if (band.codec == table.codec) {
+        for (std::int64_t i = 0; i < found; ++i) {
+          rows_[static_cast<std::size_t>(base + worker.found[i])] = band.rows + worker.slots[i] * row_bytes;
+        }
+        break;
+      }
+      for (std::int64_t i = 0; i < found; ++i) worker.encoded[i] = band.rows + worker.slots[i] * row_bytes;
+      float* target = stage(table, found);
+      kernels().decode_rows(band.codec, worker.encoded, found, target, dim);
+      for (std::int64_t i = 0; i < found; ++i) {
+        rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
+      }
       break;
+    }
     case Band::Kind::kTt: {
-      float* target = tt_arena_.as<float>() + tt_used_.fetch_add(found * dim, std::memory_order_relaxed);
+      float* target = stage(table, found);
       kernels().tt_rows(*band.cores, worker.slots, found, target);
       for (std::int64_t i = 0; i < found; ++i) {
         rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
@@ -124,9 +138,11 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   for (std::int64_t i = 0; i < count; ++i) {
     if (static_cast<std::uint64_t>(ids[i]) >= limit) refuse_id(segment, segment.first_id + first + i);
   }
-  if (const float* whole = table.whole()) {
-    for (std::int64_t i = 0; i < count; ++i)
-      rows_[static_cast<std::size_t>(base + i)] = whole + ids[i] * table.dim;
+  if (const std::byte* whole = table.whole()) {
+    const std::int64_t row_bytes = table.codec.row_bytes();
+    for (std::int64_t i = 0; i < count; ++i) {
+      rows_[static_cast<std::size_t>(base + i)] = whole + ids[i] * row_bytes;
+    }
     worker.dram_rows += count;
     return;
   }
@@ -141,22 +157,36 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
+void Lookup::decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd) {
+  for (const WantedRow& wanted : wanted_) {
+    const Band& band = *ssd.bands[WantedRow::band_of(wanted.key)];
+    const auto segment =
+        std::upper_bound(segments.begin(), segments.end(), wanted.position,
+                         [](std::int64_t position, const Segment& s) { return position < s.base; }) -
+        1;
+    const Table& table = *segment->table;
+    if (band.codec == table.codec) continue;
+    float* target = stage(table, 1);
+    const void*& row = rows_[static_cast<std::size_t>(wanted.position)];
+    kernels().decode_rows(band.codec, &row, 1, target, table.dim);
+    row = target;
+  }
+}
+
 void Lookup::pool(const Segment& segment, std::int64_t first, std::int64_t last) {
-  const std::int64_t dim = segment.table->dim;
+  const RowCodec& codec = segment.table->codec;
+  float* out = segment.out + first * segment.out_stride;
   if (segment.offsets != nullptr) {
     // The offsets count from the request's first id, the pointers from the call's: shift the base of the
     // latter.
-    const auto shift = static_cast<std::uintptr_t>(segment.first_id - segment.base) * sizeof(const float*);
+    const auto shift = static_cast<std::uintptr_t>(segment.first_id - segment.base) * sizeof(const void*);
     const auto* rows =
-        reinterpret_cast<const float* const*>(reinterpret_cast<std::uintptr_t>(rows_.data()) - shift);
-    kernels().pool_rows(rows, segment.offsets + first, last - first, dim, segment.table->mean,
-                        segment.out + first * segment.out_stride, segment.out_stride);
+        reinterpret_cast<const void* const*>(reinterpret_cast<std::uintptr_t>(rows_.data()) - shift);
+    kernels().pool_rows(codec, rows, segment.offsets + first, last - first, segment.table->mean, out,
+                        segment.out_stride);
     return;
   }
-  for (std::int64_t i = first; i < last; ++i) {
-    std::memcpy(segment.out + i * segment.out_stride, rows_[static_cast<std::size_t>(segment.base + i)],
-                static_cast<std::size_t>(dim) * sizeof(float));
-  }
+  kernels().decode_rows(codec, rows_.data() + segment.base + first, last - first, out, segment.out_stride);
 }
 
 void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker) {
@@ -214,8 +244,12 @@ void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* re
   }
 }
 
-LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
+LookupCounts Lookup::finish(const std::vector<Segment>& segments, const SsdBands& ssd) {
   ssd_.finish();
+  const bool staged = std::any_of(segments.begin(), segments.end(), [](const Segment& segment) {
+    return segment.table->has_ssd && segment.table->staged;
+  });
+  if (staged) decode_fetched(segments, ssd);
   for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
     const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
     pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));

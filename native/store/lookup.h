@@ -50,7 +50,7 @@ class Lookup {
   // Lets the reads go on, without waiting.
   void poll() { ssd_.poll(); }
   // Waits for the rows and pools them. Throws IoError from the drive; `out` is then undefined.
-  LookupCounts finish(const std::vector<Segment>& segments);
+  LookupCounts finish(const std::vector<Segment>& segments, const SsdBands& ssd);
   // Gives the look-up up; waits for reads in flight.
   void abandon() noexcept { ssd_.abandon(); }
 
@@ -62,6 +62,7 @@ class Lookup {
   struct alignas(64) Worker {
     std::int64_t slots[kPiece];
     std::int32_t open[kPiece], found[kPiece];
+    const void* encoded[kPiece];
     std::vector<WantedRow> wanted;
     std::int64_t dram_rows, tt_rows;
   };
@@ -72,6 +73,10 @@ class Lookup {
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
   void resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
                     Worker& worker);
+  // Room for n rows of the table as fp32.
+  float* stage(const Table& table, std::int64_t n);
+  // Makes the rows fetched from SSD what their tables pool.
+  void decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd);
   void pool(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
   template <typename Body>
   void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
@@ -79,9 +84,9 @@ class Lookup {
 
   ThreadPool& threads_;
   std::vector<Worker> workers_;
-  std::vector<const float*> rows_;  // row of every look-up of the call
-  AlignedBuffer tt_arena_;          // rebuilt rows
-  std::atomic<std::int64_t> tt_used_{0};
+  std::vector<const void*> rows_;  // row of every look-up of the call, in its table's codec
+  AlignedBuffer arena_;            // rows rebuilt from cores or decoded
+  std::atomic<std::int64_t> arena_used_{0};
   std::vector<WantedRow> wanted_;
   SsdRows ssd_;
   std::int64_t num_units_ = 0;

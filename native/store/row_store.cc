@@ -95,24 +95,25 @@ void RowStore::append(int table, Band band, int64_t bytes) {
   }
   owner.closed = is_last(band.index);
   owner.bands.push_back(std::move(band));
+  owner.choose_codec();
 }
 
-void RowStore::add_dram_band(int table, const float* rows, int64_t num_rows, int64_t dim,
+void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, const RowCodec& codec,
                              const BandIndex& index) {
   std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   const Table& owner = open_table(table);
   const int64_t expected = checked_rows(index, owner.num_embeddings);
-  if (num_rows != expected || dim != owner.dim) {
+  if (num_rows != expected || codec.dim != owner.dim) {
     throw std::invalid_argument("rows: table " + text(table) + (is_last(index) ? " has" : "'s index has") +
                                 " room for shape [" + text(expected) + ", " + text(owner.dim) + "], got [" +
-                                text(num_rows) + ", " + text(dim) + "]");
+                                text(num_rows) + ", " + text(codec.dim) + "]");
   }
-  if (reinterpret_cast<uintptr_t>(rows) % alignof(float) != 0) {
+  if (codec.format == RowFormat::kFp32 && reinterpret_cast<uintptr_t>(rows) % alignof(float) != 0) {
     throw std::invalid_argument("rows: must be aligned to 4 bytes; copy the array");
   }
-  Band band{Band::Kind::kDram, index, num_rows};
-  band.rows = rows;
-  append(table, std::move(band), num_rows * dim * static_cast<int64_t>(sizeof(float)));
+  Band band{Band::Kind::kDram, index, num_rows, codec};
+  band.rows = static_cast<const std::byte*>(rows);
+  append(table, std::move(band), num_rows * codec.row_bytes());
 }
 
 void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index) {
@@ -129,19 +130,23 @@ void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, cons
                                 text(table) + "'s band needs " + text(expected));
   }
   const int64_t bytes = copy->num_parameters() * static_cast<int64_t>(sizeof(float));
-  Band band{Band::Kind::kTt, index, expected};
+  Band band{Band::Kind::kTt, index, expected, {RowFormat::kFp32, owner.dim}};
   band.cores = std::move(copy);
   append(table, std::move(band), bytes);
-  owner.has_tt = true;
   owner.weight = std::max(owner.weight, 1 + rebuild_flops(cores) / 2000);
 }
 
-void RowStore::add_ssd_band(int table, const std::string& path, int number, const BandIndex& index) {
+void RowStore::add_ssd_band(int table, const std::string& path, int number, const RowCodec& codec,
+                            const BandIndex& index) {
   std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   Table& owner = open_table(table);
   if (number < 0) throw std::invalid_argument("band: must not be negative, got " + text(number));
-  Band band{Band::Kind::kSsd, index, checked_rows(index, owner.num_embeddings)};
-  band.geometry = PageGeometry::of(owner.dim * static_cast<int64_t>(sizeof(float)));
+  if (codec.dim != owner.dim) {
+    throw std::invalid_argument("codec: has rows of " + text(codec.dim) + " columns, table " + text(table) +
+                                " has " + text(owner.dim));
+  }
+  Band band{Band::Kind::kSsd, index, checked_rows(index, owner.num_embeddings), codec};
+  band.geometry = PageGeometry::of(codec.row_bytes());
   band.owner = {static_cast<std::uint32_t>(table), static_cast<std::uint32_t>(number)};
   band.number = ssd_.bands.size();
   band.file = std::make_unique<const PageFile>(path);
@@ -303,7 +308,7 @@ void RowStore::begin_part(LookupContext& context) {
 }
 
 void RowStore::finish_part(LookupContext& context) {
-  count(context.lookup.finish(context.segments));
+  count(context.lookup.finish(context.segments, ssd_));
   context.first += context.part;
   context.count -= context.part;
   context.out += context.part * context.sample_stride;
@@ -374,7 +379,7 @@ void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
     context->segments.push_back(
         {&table, number, ids, nullptr, first, part, part, out + first * table.dim, table.dim});
     context->lookup.begin(context->segments, ssd_, reader_of(*context));
-    count(context->lookup.finish(context->segments));
+    count(context->lookup.finish(context->segments, ssd_));
   }
 }
 

@@ -74,12 +74,14 @@ class RowStore {  // all methods are thread-safe
 
   // Returns the table's number. `mean`: pooled by mean, not sum.
   int add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean);
-  // rows: float32 [num_rows, dim], which must outlive the store, as must the arrays of every index.
-  void add_dram_band(int table, const float* rows, int64_t num_rows, int64_t dim, const BandIndex& index);
+  // rows: [num_rows, codec.row_bytes()], which must outlive the store, as must the arrays of every index.
+  void add_dram_band(int table, const void* rows, int64_t num_rows, const RowCodec& codec,
+                     const BandIndex& index);
   // Copies the cores.
   void add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index);
   // The file's size and its first and last page are checked here (IoError), every page when it is read.
-  void add_ssd_band(int table, const std::string& path, int band, const BandIndex& index);
+  void add_ssd_band(int table, const std::string& path, int band, const RowCodec& codec,
+                    const BandIndex& index);
 
   int num_tables() const;
   int64_t num_embeddings(int table) const;

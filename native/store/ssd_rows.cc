@@ -7,6 +7,9 @@
 namespace screc {
 namespace {
 
+// Rows in fp32 must be aligned even after rows of other formats.
+std::int64_t padded(std::int64_t row_bytes) { return (row_bytes + 3) / 4 * 4; }
+
 // Rows whose set is fetched ahead of the one looked at.
 constexpr std::size_t kAhead = 8;
 
@@ -15,13 +18,13 @@ std::int64_t slot_of(std::uint64_t key) { return WantedRow::slot_of(key); }
 
 }  // namespace
 
-void SsdRows::place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, const float** pointers) {
+void SsdRows::place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, const void** pointers) {
   rows_.clear();
   hits_.clear();
   std::int64_t bytes = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     if (i > 0 && wanted[i].key == wanted[i - 1].key) continue;
-    bytes += ssd.bands[band_of(wanted[i].key)]->geometry.row_bytes;
+    bytes += padded(ssd.bands[band_of(wanted[i].key)]->geometry.row_bytes);
   }
   if (arena_.size() < static_cast<std::size_t>(bytes)) {
     arena_ = AlignedBuffer();  // not both at once
@@ -33,9 +36,9 @@ void SsdRows::place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, c
     counts_.page_requests += geometry.pages_per_row;
     if (i == 0 || wanted[i].key != wanted[i - 1].key) {
       rows_.push_back({wanted[i].key, next});
-      next += geometry.row_bytes;
+      next += padded(geometry.row_bytes);
     }
-    pointers[wanted[i].position] = reinterpret_cast<const float*>(rows_.back().target);
+    pointers[wanted[i].position] = rows_.back().target;
   }
 }
 
@@ -98,7 +101,7 @@ void SsdRows::page_read(std::int64_t index, const unsigned char* data) {
 }
 
 void SsdRows::begin(PageReader& reader, SsdBands& ssd, std::vector<WantedRow>& wanted,
-                    const float** pointers) {
+                    const void** pointers) {
   std::sort(wanted.begin(), wanted.end(),
             [](const WantedRow& a, const WantedRow& b) { return a.key < b.key; });
   counts_ = {};

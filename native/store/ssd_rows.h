@@ -46,7 +46,7 @@ class SsdRows final : private PageSink {
   // Points pointers[position] at the place of each row, which finish() fills and which stays until the next
   // begin(), and starts to read; the reader must stay until finish() or abandon(). Sorts `wanted`. Throws
   // IoError when the reader cannot read any more.
-  void begin(PageReader& reader, SsdBands& ssd, std::vector<WantedRow>& wanted, const float** pointers);
+  void begin(PageReader& reader, SsdBands& ssd, std::vector<WantedRow>& wanted, const void** pointers);
   // Lets the reads go on, without waiting.
   void poll() {
     if (reader_ != nullptr) reader_->poll();
@@ -77,7 +77,7 @@ class SsdRows final : private PageSink {
   };
 
   // Gives every distinct row a place and lists them in rows_.
-  void place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, const float** pointers);
+  void place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, const void** pointers);
   // Takes the rows that the cache holds out of rows_.
   void take_held(SsdBands& ssd);
   void list_pages(const SsdBands& ssd);

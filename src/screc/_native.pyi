@@ -38,12 +38,12 @@ def gather_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], id
     rows float32 [N, d], ids int64 [n], out float32 [n, d]. ValueError for an id outside [0, N).
     """
 
-def pool_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], mean: bool = False, pool: ThreadPool | None = None, isa: str | None = None) -> None:
+def pool_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], mean: bool = False, format: str = 'fp32', scale: tuple[float, float] | None = None, pool: ThreadPool | None = None, isa: str | None = None) -> None:
     """
     out[b] = sum (or mean) of rows[ids[offsets[b]:offsets[b + 1]]]; an empty bag gives zeros.
 
-    rows float32 [N, d], ids int64 [n], offsets int64 [B + 1], out float32 [B, d]. ValueError for an
-    id outside [0, N) and for offsets that do not rise from 0 to n.
+    rows float32 [N, d], or uint8 [N, row_bytes] in another format (see encode_rows); ids int64 [n],
+    offsets int64 [B + 1], out float32 [B, d]. ValueError for an id outside [0, N) and for offsets that do not rise from 0 to n.
     """
 
 def tt_rows(cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False)]], ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:
@@ -95,6 +95,26 @@ def sigmoid(x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Anno
 def empty(num_bytes: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
     """
     Zeroed, 64-byte-aligned memory as uint8 [num_bytes], on huge pages where the system grants them.
+    """
+
+def row_bytes(format: str, dim: int, own_scale: bool = True) -> int:
+    """
+    Bytes of an encoded row (docs/format.md, 'Row formats'). own_scale: int8 and int4 rows begin with
+    their scale and bias.
+    """
+
+def encode_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], format: str, out: Annotated[NDArray, dict(device='cpu')], scale: tuple[float, float] | None = None, first_row: int = 0) -> None:
+    """
+    Writes rows (float32 [n, dim]) in a row format into out (uint8 [n, row_bytes]), to nearest.
+
+    scale: (scale, bias) that all int8 or int4 rows share; None gives each row its own. Raises ValueError
+    for a value that the format cannot hold, naming its row counted from first_row.
+    """
+
+def decode_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], format: str, out: Annotated[NDArray, dict(device='cpu')], scale: tuple[float, float] | None = None, isa: str | None = None) -> None:
+    """
+    Values of encoded rows (uint8 [n, row_bytes]) into out (float32 [n, dim]); codes give
+    bias + scale * code, rounded once.
     """
 
 def crc32c(data: object, seed: int = 0) -> int:
@@ -255,17 +275,22 @@ class RowStore:
         Adds a table and returns its number. mean: bags are averaged, not summed.
         """
 
-    def add_dram_band(self, table: int, rows: Annotated[NDArray, dict(device='cpu', writable=False)], index: object | None = None) -> None:
-        """Adds rows, float32 [slots, dim], as the next band."""
+    def add_dram_band(self, table: int, rows: Annotated[NDArray, dict(device='cpu', writable=False)], index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None) -> None:
+        """
+        Adds rows, float32 [slots, dim] or in another format uint8 [slots, row_bytes], as the next band.
+
+        scale: (scale, bias) that all int8 or int4 rows share; None where each row begins with its own.
+        """
 
     def add_tt_band(self, table: int, cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False)]], index: object | None = None) -> None:
         """
         Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are copied.
         """
 
-    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None) -> None:
+    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None) -> None:
         """
         Adds a file of pages as the next band; its pages must carry this table and band number.
+        format and scale: as for add_dram_band.
 
         Raises OSError when the file is missing, has the wrong size, or its first or last page is damaged.
         """
