@@ -160,9 +160,9 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
-void Lookup::decode_fetched(const std::vector<Segment>& segments) {
+void Lookup::decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd) {
   for (const WantedRow& wanted : wanted_) {
-    const RowCodec& codec = ssd_.band(wanted).codec;
+    const Band& band = *ssd.bands[WantedRow::band_of(wanted.key)];
     const auto segment =
         std::upper_bound(segments.begin(), segments.end(), wanted.position,
                          [](std::int64_t position, const Segment& s) { return position < s.base; }) -
@@ -247,9 +247,12 @@ void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* re
   }
 }
 
-LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
+LookupCounts Lookup::finish(const std::vector<Segment>& segments, const SsdBands& ssd) {
   ssd_.finish();
-  decode_fetched(segments);
+  const bool staged = std::any_of(segments.begin(), segments.end(), [](const Segment& segment) {
+    return segment.table->has_ssd && segment.table->staged;
+  });
+  if (staged) decode_fetched(segments, ssd);
   for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
     const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
     pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));

@@ -88,7 +88,15 @@ class Engine:
         )
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int = 0, io: str = "auto", queue_depth: int = 64) -> Engine:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        threads: int = 0,
+        io: str = "auto",
+        queue_depth: int = 256,
+        cache_bytes: int | None = None,
+    ) -> Engine:
         """Open an artifact for serving, in the precision that it was packed for.
 
         Args:
@@ -96,6 +104,8 @@ class Engine:
             threads: threads that share each call, the caller included; 0 means one per available core.
             io: how SSD bands are read, "auto" or a back end that ``screc.storage.RowStore.open`` accepts.
             queue_depth: reads in flight at once.
+            cache_bytes: DRAM for a cache of rows that stand on SSD; None takes what the artifact's plan keeps
+                for it (0 without a plan).
 
         Raises:
             FileNotFoundError: there is no artifact at ``path``.
@@ -104,7 +114,15 @@ class Engine:
         """
 
         def load(artifact: Artifact) -> Engine:
-            store = RowStore.open(artifact, io=io, queue_depth=queue_depth, threads=threads)
+            options = (artifact.plan or {}).get("options", {})
+            planned = options.get("row_cache_bytes", 0)
+            store = RowStore.open(
+                artifact,
+                io=io,
+                queue_depth=queue_depth,
+                threads=threads,
+                cache_bytes=planned if cache_bytes is None else cache_bytes,
+            )
             tables = [
                 TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)
                 for table in artifact.tables
