@@ -303,7 +303,7 @@ def print_times(console: Console, title: str, timings: Mapping[Point, Mapping[st
 
 
 def print_limits(console: Console, results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """For each entry of the results our fastest arm: both limits and the achieved fraction of the lower one."""
+    """Our fastest arm in each entry of the results: both limits, and the achieved fraction of the lower."""
     view = Table(
         *("point", "ours", "samples/s", "bytes limit", "operations limit", "achieved"),
         title="limits, in samples/s (rows that an ideal cache would hold cost no bytes)",
