@@ -19,12 +19,12 @@ struct Band {
   std::int64_t num_rows;   // slots
   const float* rows = {};  // kDram: float32 [num_rows, dim], owned by whoever added the band
   std::unique_ptr<const TtCores> cores = {};  // kTt
+  std::uint64_t number = 0;                   // kTt, kSsd: among the bands of this kind in the store
 
   // kSsd
   std::unique_ptr<const PageFile> file = {};
   PageGeometry geometry = {};
   PageOwner owner = {};
-  std::uint64_t number = 0;  // among all SSD bands of the store
 };
 
 struct Table {

@@ -46,12 +46,12 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
 }  // namespace
 
 Lookup::Lookup(ThreadPool& threads)
-    : threads_(threads), workers_(static_cast<std::size_t>(threads.num_threads())) {}
+    : threads_(threads), workers_(static_cast<std::size_t>(threads.num_threads())), tt_(threads.num_threads()) {}
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
   std::int64_t bytes = sizeof(const float*);
-  if (table.has_tt) bytes += row_bytes;
+  if (table.has_tt) bytes += row_bytes + TtRows::kLookupBytes;
   // The look-up is held by a worker and by the call, and its page has an entry in each list.
   if (table.has_ssd) bytes += row_bytes + 2 * sizeof(WantedRow) + 64;
   return bytes;
@@ -73,12 +73,15 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
   }
   alone_ = work <= kAlone;
   if (rows_.size() < static_cast<std::size_t>(lookups)) rows_.resize(static_cast<std::size_t>(lookups));
-  const std::size_t tt_bytes = static_cast<std::size_t>(tt_floats) * sizeof(float);
-  if (tt_arena_.size() < tt_bytes) {
-    tt_arena_ = AlignedBuffer();  // not both at once
-    tt_arena_ = AlignedBuffer(tt_bytes + tt_bytes / 2);
+  tt_.begin(tt_floats);
+  for (const Segment& segment : segments) {
+    if (!segment.table->has_tt) continue;
+    for (const Band& band : segment.table->bands) {
+      if (band.kind == Band::Kind::kTt) {
+        tt_.expect(static_cast<std::int64_t>(band.number), *band.cores, segment.num_ids);
+      }
+    }
   }
-  tt_used_.store(0, std::memory_order_relaxed);
   for (Worker& worker : workers_) {
     worker.wanted.clear();
     worker.dram_rows = worker.tt_rows = 0;
@@ -96,15 +99,11 @@ void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t bas
       }
       worker.dram_rows += found;
       break;
-    case Band::Kind::kTt: {
-      float* target = tt_arena_.as<float>() + tt_used_.fetch_add(found * dim, std::memory_order_relaxed);
-      kernels().tt_rows(*band.cores, worker.slots, found, target);
-      for (std::int64_t i = 0; i < found; ++i) {
-        rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
-      }
+    case Band::Kind::kTt:
+      tt_.add(number_of(worker), static_cast<std::int64_t>(band.number), worker.slots, worker.found, found,
+              rows_.data() + base);
       worker.tt_rows += found;
       break;
-    }
     case Band::Kind::kSsd:
       for (std::int64_t i = 0; i < found; ++i) {
         worker.wanted.emplace_back(band.number, worker.slots[i], base + worker.found[i]);
@@ -166,7 +165,11 @@ void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker)
     end = segment.offsets[last] - segment.first_id;
   }
   for (; begin < end; begin += kPiece) resolve(segment, begin, std::min(kPiece, end - begin), worker);
-  if (!segment.table->has_ssd) finish(segment, first, last);
+  if (!waits(segment)) finish(segment, first, last);
+}
+
+bool Lookup::waits(const Segment& segment) const {
+  return segment.table->has_ssd || (segment.table->has_tt && tt_.grouped());
 }
 
 template <typename Body>
@@ -195,6 +198,7 @@ LookupCounts Lookup::run(std::vector<Segment>& segments, const std::vector<const
   for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
     run_unit(segment, unit, worker);
   });
+  if (tt_.grouped()) tt_.rebuild(threads_);
   wanted_.clear();
   for (Worker& worker : workers_) {
     counts.dram_rows += worker.dram_rows;
@@ -208,10 +212,10 @@ LookupCounts Lookup::run(std::vector<Segment>& segments, const std::vector<const
     counts.pages_read = ssd_.pages_read();
   }
   const bool waiting = std::any_of(segments.begin(), segments.end(),
-                                   [](const Segment& segment) { return segment.table->has_ssd; });
+                                   [this](const Segment& segment) { return waits(segment); });
   if (waiting) {
     for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker&) {
-      if (!segment.table->has_ssd) return;
+      if (!waits(segment)) return;
       const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
       finish(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
     });

@@ -2,14 +2,13 @@
 // copied.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "store/band.h"
 #include "store/ssd_rows.h"
+#include "store/tt_rows.h"
 
 namespace screc {
 
@@ -59,11 +58,14 @@ class Lookup {
   };
 
   std::int64_t prepare(std::vector<Segment>& segments);
-  // Resolves the unit's look-ups, and finishes it unless rows are still to come from SSD.
+  // Rows of the segment come after all its look-ups are resolved.
+  bool waits(const Segment& segment) const;
+  // Resolves the unit's look-ups, and finishes it unless it waits.
   void run_unit(const Segment& segment, std::int64_t unit, Worker& worker);
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
   void resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
                     Worker& worker);
+  int number_of(const Worker& worker) const { return static_cast<int>(&worker - workers_.data()); }
   void finish(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
   template <typename Body>
   void for_each_unit(const std::vector<Segment>& segments, const Body& body);
@@ -71,8 +73,7 @@ class Lookup {
   ThreadPool& threads_;
   std::vector<Worker> workers_;
   std::vector<const float*> rows_;  // row of every look-up of the call
-  AlignedBuffer tt_arena_;          // rebuilt rows
-  std::atomic<std::int64_t> tt_used_{0};
+  TtRows tt_;
   std::vector<WantedRow> wanted_;
   SsdRows ssd_;
   std::int64_t num_units_ = 0;

@@ -89,6 +89,7 @@ class RowStore {  // all methods are thread-safe; look-ups take turns
   mutable std::mutex turn_;  // one look-up at a time; guards all down to segments_
   std::vector<std::unique_ptr<Table>> tables_;
   std::vector<const Band*> ssd_bands_;
+  std::uint64_t num_tt_bands_ = 0;
   std::unique_ptr<PageReader> reader_;  // made for the first SSD band
   Lookup lookup_;
   std::vector<Segment> segments_;

@@ -1,0 +1,116 @@
+#include "store/tt_rows.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <functional>
+
+namespace screc {
+namespace {
+
+// Sorts items by key, with `sorted` as working memory; few of them by comparisons, many byte by byte.
+template <typename Item>
+void sort_by_key(std::vector<Item>& items, std::vector<Item>& sorted) {
+  if (items.size() < 128) {
+    std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.key < b.key; });
+    return;
+  }
+  std::uint64_t differing = 0;
+  for (const Item& item : items) differing |= item.key ^ items[0].key;
+  sorted.resize(items.size());
+  for (int shift = std::countr_zero(differing); shift < 64 && differing >> shift != 0; shift += 8) {
+    if ((differing >> shift & 255) == 0) continue;
+    std::array<std::uint32_t, 256> next{};
+    for (const Item& item : items) ++next[item.key >> shift & 255];
+    std::uint32_t before = 0;
+    for (std::uint32_t& entry : next) before += std::exchange(entry, before);
+    for (const Item& item : items) sorted[next[item.key >> shift & 255]++] = item;
+    items.swap(sorted);
+  }
+}
+
+}  // namespace
+
+TtRows::TtRows(int num_workers) : workers_(static_cast<std::size_t>(num_workers)) {}
+
+void TtRows::begin(std::int64_t floats) {
+  const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
+  if (arena_.size() < bytes) {
+    arena_ = AlignedBuffer();  // not both at once
+    arena_ = AlignedBuffer(bytes + bytes / 2);
+  }
+  used_.store(0, std::memory_order_relaxed);
+  lookups_ = 0;
+  num_parts_ = 0;
+  part_cores_.clear();
+}
+
+void TtRows::expect(std::int64_t number, const TtCores& cores, std::int64_t lookups) {
+  const auto parts = static_cast<std::int64_t>(std::bit_floor(
+      static_cast<std::uint64_t>(std::clamp<std::int64_t>(lookups / kPartLookups, 1, kMostParts))));
+  if (groups_.size() <= static_cast<std::size_t>(number)) groups_.resize(static_cast<std::size_t>(number) + 1);
+  groups_[static_cast<std::size_t>(number)] = {&cores, num_parts_, parts};
+  part_cores_.insert(part_cores_.end(), static_cast<std::size_t>(parts), &cores);
+  num_parts_ += parts;
+  lookups_ += lookups;
+  for (Worker& worker : workers_) {
+    if (worker.parts.size() < part_cores_.size()) worker.parts.resize(part_cores_.size());
+    for (std::size_t part = part_cores_.size() - static_cast<std::size_t>(parts); part < part_cores_.size();
+         ++part) {
+      worker.parts[part].clear();  // what a failed call may have left
+    }
+  }
+}
+
+void TtRows::add(int worker, std::int64_t number, const std::int64_t* slots, const std::int32_t* positions,
+                 std::int64_t n, const float** pointers) {
+  const Group& group = groups_[static_cast<std::size_t>(number)];
+  const TtCores& cores = *group.cores;
+  if (!grouped()) {
+    float* rows = take(n * cores.embedding_dim());
+    kernels().tt_rows(cores, slots, n, rows);
+    for (std::int64_t i = 0; i < n; ++i) pointers[positions[i]] = rows + i * cores.embedding_dim();
+    return;
+  }
+  std::vector<Item>* parts =
+      workers_[static_cast<std::size_t>(worker)].parts.data() + group.first_part;
+  const auto residues = static_cast<std::uint64_t>(group.num_parts - 1);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint64_t key = cores.key_of(slots[i]);
+    parts[cores.first_digit(key) & residues].push_back({key, pointers + positions[i]});
+  }
+}
+
+void TtRows::rebuild(ThreadPool& threads) {
+  const auto body = [this](std::int64_t begin, std::int64_t end, int thread) {
+    for (std::int64_t part = begin; part < end; ++part) {
+      rebuild_part(part, workers_[static_cast<std::size_t>(thread)]);
+    }
+  };
+  threads.parallel_for(num_parts_, 1, std::cref(body));
+}
+
+void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
+  std::vector<Item>& items = worker.items;
+  items.clear();
+  for (const Worker& other : workers_) {
+    const std::vector<Item>& own = other.parts[static_cast<std::size_t>(part)];
+    items.insert(items.end(), own.begin(), own.end());
+  }
+  if (items.empty()) return;
+  sort_by_key(items, worker.sorted);
+  const TtCores& cores = *part_cores_[static_cast<std::size_t>(part)];
+  worker.slots.clear();
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (i == 0 || items[i].key != items[i - 1].key) worker.slots.push_back(cores.slot_of(items[i].key));
+  }
+  const auto distinct = static_cast<std::int64_t>(worker.slots.size());
+  const float* row = take(distinct * cores.embedding_dim());
+  kernels().tt_rows(cores, worker.slots.data(), distinct, const_cast<float*>(row));
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (i > 0 && items[i].key != items[i - 1].key) row += cores.embedding_dim();
+    *items[i].pointer = row;
+  }
+}
+
+}  // namespace screc
