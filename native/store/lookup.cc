@@ -76,10 +76,11 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
   tt_.begin(tt_floats);
   for (const Segment& segment : segments) {
     if (!segment.table->has_tt) continue;
+    float* out = segment.offsets == nullptr ? segment.out : nullptr;  // copied rows need no place of their own
     for (const Band& band : segment.table->bands) {
-      if (band.kind == Band::Kind::kTt) {
-        tt_.expect(static_cast<std::int64_t>(band.number), *band.cores, segment.num_ids);
-      }
+      if (band.kind != Band::Kind::kTt) continue;
+      tt_.expect(static_cast<std::int64_t>(band.number), *band.cores, segment.num_ids,
+                 rows_.data() + segment.base, out, segment.out_stride);
     }
   }
   for (Worker& worker : workers_) {
@@ -89,9 +90,9 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
   return lookups;
 }
 
-void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
+void Lookup::resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                           Worker& worker) {
-  const std::int64_t dim = table.dim;
+  const std::int64_t dim = segment.table->dim, base = segment.base + first;
   switch (band.kind) {
     case Band::Kind::kDram:
       for (std::int64_t i = 0; i < found; ++i) {
@@ -100,8 +101,8 @@ void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t bas
       worker.dram_rows += found;
       break;
     case Band::Kind::kTt:
-      tt_.add(number_of(worker), static_cast<std::int64_t>(band.number), worker.slots, worker.found, found,
-              rows_.data() + base);
+      tt_.add(number_of(worker), static_cast<std::int64_t>(band.number), worker.slots, first, worker.found,
+              found);
       worker.tt_rows += found;
       break;
     case Band::Kind::kSsd:
@@ -133,7 +134,7 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
     const std::int64_t found = std::visit(
         [&](const auto& index) { return split(index, ids, worker.open, open, worker.found, worker.slots); },
         band.index);
-    if (found > 0) resolve_band(table, band, base, found, worker);
+    if (found > 0) resolve_band(segment, band, first, found, worker);
     if (open == 0) break;
   }
 }
@@ -151,8 +152,9 @@ void Lookup::finish(const Segment& segment, std::int64_t first, std::int64_t las
     return;
   }
   for (std::int64_t i = first; i < last; ++i) {
-    std::memcpy(segment.out + i * segment.out_stride, rows_[static_cast<std::size_t>(segment.base + i)],
-                static_cast<std::size_t>(dim) * sizeof(float));
+    float* to = segment.out + i * segment.out_stride;
+    const float* row = rows_[static_cast<std::size_t>(segment.base + i)];
+    if (row != to) std::memcpy(to, row, static_cast<std::size_t>(dim) * sizeof(float));
   }
 }
 

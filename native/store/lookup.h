@@ -63,7 +63,7 @@ class Lookup {
   // Resolves the unit's look-ups, and finishes it unless it waits.
   void run_unit(const Segment& segment, std::int64_t unit, Worker& worker);
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
-  void resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
+  void resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                     Worker& worker);
   int number_of(const Worker& worker) const { return static_cast<int>(&worker - workers_.data()); }
   void finish(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);

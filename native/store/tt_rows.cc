@@ -4,6 +4,9 @@
 #include <array>
 #include <bit>
 #include <functional>
+#include <utility>
+
+#include "base/stream_copy.h"
 
 namespace screc {
 namespace {
@@ -41,43 +44,43 @@ void TtRows::begin(std::int64_t floats) {
   }
   used_.store(0, std::memory_order_relaxed);
   lookups_ = 0;
-  num_parts_ = 0;
-  part_cores_.clear();
+  part_of_.clear();
 }
 
-void TtRows::expect(std::int64_t number, const TtCores& cores, std::int64_t lookups) {
-  const auto parts = static_cast<std::int64_t>(std::bit_floor(
-      static_cast<std::uint64_t>(std::clamp<std::int64_t>(lookups / kPartLookups, 1, kMostParts))));
+void TtRows::expect(std::int64_t number, const TtCores& cores, std::int64_t lookups, const float** pointers,
+                    float* out, std::int64_t out_stride) {
+  const std::uint64_t wanted = std::clamp<std::int64_t>(lookups / kPartLookups, 1, kMostParts);
+  const auto parts = static_cast<std::int64_t>(std::bit_floor(wanted));
+  const auto first = static_cast<std::int64_t>(part_of_.size());
   if (groups_.size() <= static_cast<std::size_t>(number)) groups_.resize(static_cast<std::size_t>(number) + 1);
-  groups_[static_cast<std::size_t>(number)] = {&cores, num_parts_, parts};
-  part_cores_.insert(part_cores_.end(), static_cast<std::size_t>(parts), &cores);
-  num_parts_ += parts;
+  groups_[static_cast<std::size_t>(number)] = {&cores, pointers, out, out_stride, first, parts};
+  part_of_.insert(part_of_.end(), static_cast<std::size_t>(parts), number);
   lookups_ += lookups;
   for (Worker& worker : workers_) {
-    if (worker.parts.size() < part_cores_.size()) worker.parts.resize(part_cores_.size());
-    for (std::size_t part = part_cores_.size() - static_cast<std::size_t>(parts); part < part_cores_.size();
-         ++part) {
-      worker.parts[part].clear();  // what a failed call may have left
+    if (worker.parts.size() < part_of_.size()) worker.parts.resize(part_of_.size());
+    for (auto part = static_cast<std::size_t>(first); part < part_of_.size(); ++part) {
+      worker.parts[part].clear();
     }
   }
 }
 
-void TtRows::add(int worker, std::int64_t number, const std::int64_t* slots, const std::int32_t* positions,
-                 std::int64_t n, const float** pointers) {
+void TtRows::add(int worker, std::int64_t number, const std::int64_t* slots, std::int64_t first,
+                 const std::int32_t* positions, std::int64_t n) {
   const Group& group = groups_[static_cast<std::size_t>(number)];
   const TtCores& cores = *group.cores;
   if (!grouped()) {
     float* rows = take(n * cores.embedding_dim());
     kernels().tt_rows(cores, slots, n, rows);
-    for (std::int64_t i = 0; i < n; ++i) pointers[positions[i]] = rows + i * cores.embedding_dim();
+    for (std::int64_t i = 0; i < n; ++i) {
+      group.pointers[first + positions[i]] = rows + i * cores.embedding_dim();
+    }
     return;
   }
-  std::vector<Item>* parts =
-      workers_[static_cast<std::size_t>(worker)].parts.data() + group.first_part;
+  std::vector<Item>* parts = workers_[static_cast<std::size_t>(worker)].parts.data() + group.first_part;
   const auto residues = static_cast<std::uint64_t>(group.num_parts - 1);
   for (std::int64_t i = 0; i < n; ++i) {
     const std::uint64_t key = cores.key_of(slots[i]);
-    parts[cores.first_digit(key) & residues].push_back({key, pointers + positions[i]});
+    parts[cores.first_digit(key) & residues].push_back({key, first + positions[i]});
   }
 }
 
@@ -87,7 +90,7 @@ void TtRows::rebuild(ThreadPool& threads) {
       rebuild_part(part, workers_[static_cast<std::size_t>(thread)]);
     }
   };
-  threads.parallel_for(num_parts_, 1, std::cref(body));
+  threads.parallel_for(static_cast<std::int64_t>(part_of_.size()), 1, std::cref(body));
 }
 
 void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
@@ -99,18 +102,27 @@ void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
   }
   if (items.empty()) return;
   sort_by_key(items, worker.sorted);
-  const TtCores& cores = *part_cores_[static_cast<std::size_t>(part)];
+  const Group& group = groups_[static_cast<std::size_t>(part_of_[static_cast<std::size_t>(part)])];
+  const TtCores& cores = *group.cores;
+  const std::int64_t dim = cores.embedding_dim();
   worker.slots.clear();
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (i == 0 || items[i].key != items[i - 1].key) worker.slots.push_back(cores.slot_of(items[i].key));
   }
   const auto distinct = static_cast<std::int64_t>(worker.slots.size());
-  const float* row = take(distinct * cores.embedding_dim());
-  kernels().tt_rows(cores, worker.slots.data(), distinct, const_cast<float*>(row));
+  float* row = take(distinct * dim);
+  kernels().tt_rows(cores, worker.slots.data(), distinct, row);
   for (std::size_t i = 0; i < items.size(); ++i) {
-    if (i > 0 && items[i].key != items[i - 1].key) row += cores.embedding_dim();
-    *items[i].pointer = row;
+    if (i > 0 && items[i].key != items[i - 1].key) row += dim;
+    const float* from = row;
+    if (group.out != nullptr) {
+      float* to = group.out + items[i].position * group.out_stride;
+      stream_copy(to, row, dim);
+      from = to;
+    }
+    group.pointers[items[i].position] = from;
   }
+  stream_fence();
 }
 
 }  // namespace screc

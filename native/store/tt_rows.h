@@ -20,16 +20,18 @@ class TtRows {
 
   // Starts a call whose rows take at most `floats` floats.
   void begin(std::int64_t floats);
-  // Look-ups expected of the cores numbered `number` (from 0, without large gaps), at most; before their first
-  // add. Few look-ups of a call are not worth the sorting, see grouped.
-  void expect(std::int64_t number, const TtCores& cores, std::int64_t lookups);
+  // At most so many look-ups will come of the cores numbered `number` (from 0, without large gaps). That of
+  // position i gets its row's address in pointers[i]; where `out` is given, the row itself is written to out +
+  // i * out_stride too, and pointers[i] may be that address. Not after the first add.
+  void expect(std::int64_t number, const TtCores& cores, std::int64_t lookups, const float** pointers,
+              float* out, std::int64_t out_stride);
   // Whether rows are rebuilt by rebuild(); otherwise add does it at once.
   bool grouped() const { return lookups_ >= kLeastGrouped; }
 
-  // Look-up i < n is of slots[i] and wants its row at pointers[positions[i]]. `worker` < num_workers; each is
-  // used by one thread at a time.
-  void add(int worker, std::int64_t number, const std::int64_t* slots, const std::int32_t* positions,
-           std::int64_t n, const float** pointers);
+  // Look-up i < n is of slots[i] and has position first + positions[i]. `worker` < num_workers; each is used
+  // by one thread at a time.
+  void add(int worker, std::int64_t number, const std::int64_t* slots, std::int64_t first,
+           const std::int32_t* positions, std::int64_t n);
   // Rebuilds what was added and sets the pointers. The rows stay until the next begin.
   void rebuild(ThreadPool& threads);
 
@@ -45,12 +47,15 @@ class TtRows {
 
   struct Item {
     std::uint64_t key;
-    const float** pointer;
+    std::int64_t position;
   };
-  // The look-ups whose first digit falls on one of `num_parts` residues.
+  // The look-ups of one band. Those whose first digits are equal modulo num_parts form a part.
   struct Group {
-    const TtCores* cores;
-    std::int64_t first_part, num_parts;  // a power of two
+    const TtCores* cores = nullptr;
+    const float** pointers = nullptr;
+    float* out = nullptr;
+    std::int64_t out_stride = 0;
+    std::int64_t first_part = 0, num_parts = 1;  // a power of two
   };
   struct alignas(64) Worker {
     std::vector<std::vector<Item>> parts;
@@ -64,9 +69,9 @@ class TtRows {
   }
 
   std::vector<Worker> workers_;
-  std::vector<Group> groups_;               // by number
-  std::vector<const TtCores*> part_cores_;  // by part
-  std::int64_t lookups_ = 0, num_parts_ = 0;
+  std::vector<Group> groups_;            // by number
+  std::vector<std::int64_t> part_of_;    // number by part
+  std::int64_t lookups_ = 0;
   AlignedBuffer arena_;  // rebuilt rows
   std::atomic<std::int64_t> used_{0};
 };
