@@ -11,6 +11,9 @@
 namespace screc {
 namespace {
 
+// Rows that are only copied from are rebuilt so many at a time: they stay in the first level of cache.
+constexpr std::size_t kCopiedRows = 64;
+
 // Sorts items by key, with `sorted` as working memory; few of them by comparisons, many byte by byte.
 template <typename Item>
 void sort_by_key(std::vector<Item>& items, std::vector<Item>& sorted) {
@@ -105,22 +108,28 @@ void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
   const Group& group = groups_[static_cast<std::size_t>(part_of_[static_cast<std::size_t>(part)])];
   const TtCores& cores = *group.cores;
   const std::int64_t dim = cores.embedding_dim();
-  worker.slots.clear();
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    if (i == 0 || items[i].key != items[i - 1].key) worker.slots.push_back(cores.slot_of(items[i].key));
-  }
-  const auto distinct = static_cast<std::int64_t>(worker.slots.size());
-  float* row = take(distinct * dim);
-  kernels().tt_rows(cores, worker.slots.data(), distinct, row);
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    if (i > 0 && items[i].key != items[i - 1].key) row += dim;
-    const float* from = row;
-    if (group.out != nullptr) {
-      float* to = group.out + items[i].position * group.out_stride;
-      stream_copy(to, row, dim);
-      from = to;
+  const bool copied = group.out != nullptr;
+  for (std::size_t i = 0; i < items.size();) {
+    std::size_t end = i;
+    worker.slots.clear();
+    for (; end < items.size(); ++end) {
+      if (end > i && items[end].key == items[end - 1].key) continue;
+      if (copied && worker.slots.size() == kCopiedRows) break;
+      worker.slots.push_back(cores.slot_of(items[end].key));
     }
-    group.pointers[items[i].position] = from;
+    const auto distinct = static_cast<std::int64_t>(worker.slots.size());
+    float* row = copied ? worker.rows(kCopiedRows * dim) : take(distinct * dim);
+    kernels().tt_rows(cores, worker.slots.data(), distinct, row);
+    for (std::uint64_t key = items[i].key; i < end; ++i) {
+      if (items[i].key != key) row += dim;
+      key = items[i].key;
+      float* to = row;
+      if (copied) {
+        to = group.out + items[i].position * group.out_stride;
+        stream_copy(to, row, dim);
+      }
+      group.pointers[items[i].position] = to;
+    }
   }
   stream_fence();
 }

@@ -61,6 +61,13 @@ class TtRows {
     std::vector<std::vector<Item>> parts;
     std::vector<Item> items, sorted;
     std::vector<std::int64_t> slots;
+    AlignedBuffer buffer;
+
+    float* rows(std::int64_t floats) {
+      const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
+      if (buffer.size() < bytes) buffer = AlignedBuffer(bytes);
+      return buffer.as<float>();
+    }
   };
 
   void rebuild_part(std::int64_t part, Worker& worker);
