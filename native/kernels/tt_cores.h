@@ -20,8 +20,8 @@ struct TtCoreView {
 class TtCores {
  public:
   // Throws std::invalid_argument naming the core whose shape does not fit its neighbours, when there are
-  // fewer than 2 cores or more than kMaxCores, when the first or last rank is not 1, or when they address more
-  // than 2^55 rows.
+  // fewer than 2 cores or more than kMaxCores, when the first or last rank is not 1, or when they address
+  // more than 2^55 rows.
   explicit TtCores(const std::vector<TtCoreView>& cores);
 
   static constexpr int kMaxCores = 8;
@@ -35,7 +35,7 @@ class TtCores {
     int64_t digit_unit;    // slot / digit_unit % rows chooses the slice
     uint64_t digit_magic;  // floor((2^64 - 1) / digit_unit) + 1, or 0: see quotient
     int64_t left_columns;  // product of the columns of the cores before this one
-    int key_shift;  // of the digit's bits in the key, see key_of
+    int key_shift;         // of the digit's bits in the key, see key_of
     uint64_t key_mask;
     // The product of the cores up to this one is kept as [left_columns][next_rank][columns], each of the
     // left_columns parts padded to state_stride floats, at state_offset of the scratch memory.
@@ -50,10 +50,10 @@ class TtCores {
     return static_cast<int64_t>((static_cast<Wide>(level.digit_magic) * static_cast<uint64_t>(rest)) >> 64);
   }
 
-  // A key per slot, in whose order rows are best rebuilt: slots that share all digits but the last follow each
-  // other, and of three cores the middle one's digit comes first, so that its slices, the largest, are used
-  // one after the other and stay in the first level of cache. The digits are packed into bits, the one that
-  // comes first at the top.
+  // A key per slot, in whose order rows are best rebuilt: slots that share all digits but the last follow
+  // each other, and of three cores the middle one's digit comes first, so that its slices, the largest, are
+  // used one after the other and stay in the first level of cache. The digits are packed into bits, the one
+  // that comes first at the top.
   uint64_t key_of(int64_t slot) const {
     uint64_t key = 0;
     int64_t rest = slot;

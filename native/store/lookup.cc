@@ -46,7 +46,9 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
 }  // namespace
 
 Lookup::Lookup(ThreadPool& threads)
-    : threads_(threads), workers_(static_cast<std::size_t>(threads.num_threads())), tt_(threads.num_threads()) {}
+    : threads_(threads),
+      workers_(static_cast<std::size_t>(threads.num_threads())),
+      tt_(threads.num_threads()) {}
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
@@ -76,7 +78,8 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
   tt_.begin(tt_floats);
   for (const Segment& segment : segments) {
     if (!segment.table->has_tt) continue;
-    float* out = segment.offsets == nullptr ? segment.out : nullptr;  // copied rows need no place of their own
+    float* out =
+        segment.offsets == nullptr ? segment.out : nullptr;  // copied rows need no place of their own
     for (const Band& band : segment.table->bands) {
       if (band.kind != Band::Kind::kTt) continue;
       tt_.expect(static_cast<std::int64_t>(band.number), *band.cores, segment.num_ids,

@@ -55,7 +55,8 @@ void TtRows::expect(std::int64_t number, const TtCores& cores, std::int64_t look
   const std::uint64_t wanted = std::clamp<std::int64_t>(lookups / kPartLookups, 1, kMostParts);
   const auto parts = static_cast<std::int64_t>(std::bit_floor(wanted));
   const auto first = static_cast<std::int64_t>(part_of_.size());
-  if (groups_.size() <= static_cast<std::size_t>(number)) groups_.resize(static_cast<std::size_t>(number) + 1);
+  if (groups_.size() <= static_cast<std::size_t>(number))
+    groups_.resize(static_cast<std::size_t>(number) + 1);
   groups_[static_cast<std::size_t>(number)] = {&cores, pointers, out, out_stride, first, parts};
   part_of_.insert(part_of_.end(), static_cast<std::size_t>(parts), number);
   lookups_ += lookups;

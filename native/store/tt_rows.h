@@ -21,8 +21,8 @@ class TtRows {
   // Starts a call whose rows take at most `floats` floats.
   void begin(std::int64_t floats);
   // At most so many look-ups will come of the cores numbered `number` (from 0, without large gaps). That of
-  // position i gets its row's address in pointers[i]; where `out` is given, the row itself is written to out +
-  // i * out_stride too, and pointers[i] may be that address. Not after the first add.
+  // position i gets its row's address in pointers[i]; where `out` is given, the row itself is written to out
+  // + i * out_stride too, and pointers[i] may be that address. Not after the first add.
   void expect(std::int64_t number, const TtCores& cores, std::int64_t lookups, const float** pointers,
               float* out, std::int64_t out_stride);
   // Whether rows are rebuilt by rebuild(); otherwise add does it at once.
@@ -76,8 +76,8 @@ class TtRows {
   }
 
   std::vector<Worker> workers_;
-  std::vector<Group> groups_;            // by number
-  std::vector<std::int64_t> part_of_;    // number by part
+  std::vector<Group> groups_;          // by number
+  std::vector<std::int64_t> part_of_;  // number by part
   std::int64_t lookups_ = 0;
   AlignedBuffer arena_;  // rebuilt rows
   std::atomic<std::int64_t> used_{0};
