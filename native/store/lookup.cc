@@ -60,7 +60,7 @@ std::int64_t Lookup::scratch_bytes(const Table& table) {
 }
 
 std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
-  std::int64_t lookups = 0, work = 0, tt_floats = 0;
+  std::int64_t lookups = 0, work = 0, tt_lookups = 0, tt_floats = 0;
   num_units_ = 0;
   for (Segment& segment : segments) {
     segment.base = lookups;
@@ -71,11 +71,13 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
     num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
     lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
-    if (segment.table->has_tt) tt_floats += segment.num_ids * segment.table->dim;
+    if (!segment.table->has_tt) continue;
+    tt_lookups += segment.num_ids;
+    tt_floats += segment.num_ids * segment.table->dim;
   }
   alone_ = work <= kAlone;
   if (rows_.size() < static_cast<std::size_t>(lookups)) rows_.resize(static_cast<std::size_t>(lookups));
-  tt_.begin(tt_floats);
+  tt_.begin(tt_lookups, tt_floats);
   for (const Segment& segment : segments) {
     if (!segment.table->has_tt) continue;
     float* out =

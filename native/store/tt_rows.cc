@@ -14,6 +14,9 @@ namespace {
 // Rows that are only copied from are rebuilt so many at a time: they stay in the first level of cache.
 constexpr std::size_t kCopiedRows = 64;
 
+// An output of 8 MiB would push itself out of a core's share of the caches.
+constexpr std::int64_t kStreamedFloats = int64_t{2} << 20;
+
 // Sorts items by key, with `sorted` as working memory; few of them by comparisons, many byte by byte.
 template <typename Item>
 void sort_by_key(std::vector<Item>& items, std::vector<Item>& sorted) {
@@ -39,30 +42,32 @@ void sort_by_key(std::vector<Item>& items, std::vector<Item>& sorted) {
 
 TtRows::TtRows(int num_workers) : workers_(static_cast<std::size_t>(num_workers)) {}
 
-void TtRows::begin(std::int64_t floats) {
+void TtRows::begin(std::int64_t lookups, std::int64_t floats) {
   const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
   if (arena_.size() < bytes) {
     arena_ = AlignedBuffer();  // not both at once
     arena_ = AlignedBuffer(bytes + bytes / 2);
   }
   used_.store(0, std::memory_order_relaxed);
-  lookups_ = 0;
+  grouped_ = lookups >= kLeastGrouped;
   part_of_.clear();
 }
 
 void TtRows::expect(std::int64_t number, const TtCores& cores, std::int64_t lookups, const float** pointers,
                     float* out, std::int64_t out_stride) {
+  const auto index = static_cast<std::size_t>(number);
+  if (groups_.size() <= index) groups_.resize(index + 1);
+  Group& group = groups_[index];
+  group = {&cores, pointers, out, out_stride};
+  if (!grouped_) return;
   const std::uint64_t wanted = std::clamp<std::int64_t>(lookups / kPartLookups, 1, kMostParts);
-  const auto parts = static_cast<std::int64_t>(std::bit_floor(wanted));
-  const auto first = static_cast<std::int64_t>(part_of_.size());
-  if (groups_.size() <= static_cast<std::size_t>(number))
-    groups_.resize(static_cast<std::size_t>(number) + 1);
-  groups_[static_cast<std::size_t>(number)] = {&cores, pointers, out, out_stride, first, parts};
-  part_of_.insert(part_of_.end(), static_cast<std::size_t>(parts), number);
-  lookups_ += lookups;
+  group.num_parts = static_cast<std::int64_t>(std::bit_floor(wanted));
+  group.first_part = static_cast<std::int64_t>(part_of_.size());
+  group.streamed = lookups * cores.embedding_dim() >= kStreamedFloats;
+  part_of_.insert(part_of_.end(), static_cast<std::size_t>(group.num_parts), number);
   for (Worker& worker : workers_) {
     if (worker.parts.size() < part_of_.size()) worker.parts.resize(part_of_.size());
-    for (auto part = static_cast<std::size_t>(first); part < part_of_.size(); ++part) {
+    for (auto part = static_cast<std::size_t>(group.first_part); part < part_of_.size(); ++part) {
       worker.parts[part].clear();
     }
   }
@@ -84,7 +89,10 @@ void TtRows::add(int worker, std::int64_t number, const std::int64_t* slots, std
   const auto residues = static_cast<std::uint64_t>(group.num_parts - 1);
   for (std::int64_t i = 0; i < n; ++i) {
     const std::uint64_t key = cores.key_of(slots[i]);
-    parts[cores.first_digit(key) & residues].push_back({key, first + positions[i]});
+    const std::int64_t position = first + positions[i];
+    parts[cores.first_digit(key) & residues].push_back({key, position});
+    // In order here; scattered writes later would hold up those of the rows.
+    if (group.out != nullptr) group.pointers[position] = group.out + position * group.out_stride;
   }
 }
 
@@ -124,12 +132,14 @@ void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
     for (std::uint64_t key = items[i].key; i < end; ++i) {
       if (items[i].key != key) row += dim;
       key = items[i].key;
-      float* to = row;
-      if (copied) {
-        to = group.out + items[i].position * group.out_stride;
-        stream_copy(to, row, dim);
+      const std::int64_t position = items[i].position;
+      if (!copied) {
+        group.pointers[position] = row;
+      } else if (group.streamed) {
+        stream_copy(group.out + position * group.out_stride, row, dim);
+      } else {
+        std::copy_n(row, dim, group.out + position * group.out_stride);
       }
-      group.pointers[items[i].position] = to;
     }
   }
   stream_fence();

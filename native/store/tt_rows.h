@@ -18,15 +18,15 @@ class TtRows {
  public:
   explicit TtRows(int num_workers);
 
-  // Starts a call whose rows take at most `floats` floats.
-  void begin(std::int64_t floats);
+  // Starts a call of at most so many look-ups, whose rows take at most `floats` floats.
+  void begin(std::int64_t lookups, std::int64_t floats);
   // At most so many look-ups will come of the cores numbered `number` (from 0, without large gaps). That of
-  // position i gets its row's address in pointers[i]; where `out` is given, the row itself is written to out
-  // + i * out_stride too, and pointers[i] may be that address. Not after the first add.
+  // position i gets its row's address in pointers[i]; where `out` is given, that may be out + i * out_stride,
+  // and the row is written there. Not after the first add.
   void expect(std::int64_t number, const TtCores& cores, std::int64_t lookups, const float** pointers,
               float* out, std::int64_t out_stride);
-  // Whether rows are rebuilt by rebuild(); otherwise add does it at once.
-  bool grouped() const { return lookups_ >= kLeastGrouped; }
+  // Whether rows are rebuilt by rebuild(); few look-ups are not worth the sorting, and add does it at once.
+  bool grouped() const { return grouped_; }
 
   // Look-up i < n is of slots[i] and has position first + positions[i]. `worker` < num_workers; each is used
   // by one thread at a time.
@@ -39,7 +39,6 @@ class TtRows {
   static constexpr std::int64_t kLookupBytes = 64;
 
  private:
-  // Sorting costs some 10 ns a look-up.
   static constexpr std::int64_t kLeastGrouped = 256;
   // Look-ups of a part, about: its sorting and its rows stay in a core's own cache.
   static constexpr std::int64_t kPartLookups = 1024;
@@ -55,6 +54,7 @@ class TtRows {
     const float** pointers = nullptr;
     float* out = nullptr;
     std::int64_t out_stride = 0;
+    bool streamed = false;  // past the caches
     std::int64_t first_part = 0, num_parts = 1;  // a power of two
   };
   struct alignas(64) Worker {
@@ -78,7 +78,7 @@ class TtRows {
   std::vector<Worker> workers_;
   std::vector<Group> groups_;          // by number
   std::vector<std::int64_t> part_of_;  // number by part
-  std::int64_t lookups_ = 0;
+  bool grouped_ = false;
   AlignedBuffer arena_;  // rebuilt rows
   std::atomic<std::int64_t> used_{0};
 };
