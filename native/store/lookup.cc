@@ -1,7 +1,6 @@
 #include "store/lookup.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -48,20 +47,21 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
 Lookup::Lookup(ThreadPool& threads)
     : threads_(threads),
       workers_(static_cast<std::size_t>(threads.num_threads())),
-      tt_(threads.num_threads()) {}
+      tt_(threads.num_threads(), arena_) {}
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
-  std::int64_t bytes = sizeof(const float*);
-  if (table.has_tt) bytes += row_bytes + TtRows::kLookupBytes;
+  std::int64_t bytes = sizeof(const void*);
+  if (table.staged) bytes += row_bytes;
+  if (table.has_tt) bytes += TtRows::kLookupBytes;
   // The look-up is held by a worker and by the call, and its page has an entry in each list.
   if (table.has_ssd) bytes += row_bytes + 2 * sizeof(WantedRow) + 64;
   return bytes;
 }
 
-std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
-  std::int64_t lookups = 0, work = 0, tt_lookups = 0, tt_floats = 0;
-  num_units_ = 0;
+void Lookup::prepare(std::vector<Segment>& segments) {
+  std::int64_t lookups = 0, work = 0, tt_lookups = 0, staged_floats = 0;
+  num_units_ = ssd_units_ = 0;
   for (Segment& segment : segments) {
     segment.base = lookups;
     segment.first_unit = num_units_;
@@ -69,44 +69,57 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
         segment.num_samples * kUnitLookups / std::max<std::int64_t>(segment.num_ids, 1);
     segment.unit_samples = std::clamp<std::int64_t>(per_unit, 1, kUnitLookups);
     num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
+    if (segment.table->has_ssd) ssd_units_ = num_units_;
     lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
-    if (!segment.table->has_tt) continue;
-    tt_lookups += segment.num_ids;
-    tt_floats += segment.num_ids * segment.table->dim;
+    if (segment.table->has_tt) tt_lookups += segment.num_ids;
+    if (segment.table->staged) staged_floats += segment.num_ids * segment.table->dim;
   }
   alone_ = work <= kAlone;
   if (rows_.size() < static_cast<std::size_t>(lookups)) rows_.resize(static_cast<std::size_t>(lookups));
-  tt_.begin(tt_lookups, tt_floats);
+  arena_.begin(staged_floats);
+  tt_.begin(tt_lookups);
   for (const Segment& segment : segments) {
     if (!segment.table->has_tt) continue;
-    float* out =
-        segment.offsets == nullptr ? segment.out : nullptr;  // copied rows need no place of their own
+    float* out = segment.offsets == nullptr ? segment.out : nullptr;
     for (const Band& band : segment.table->bands) {
       if (band.kind != Band::Kind::kTt) continue;
-      tt_.expect(static_cast<std::int64_t>(band.number), *band.cores, segment.num_ids,
-                 rows_.data() + segment.base, out, segment.out_stride);
+      tt_.expect(band.number, *band.cores, segment.num_ids, rows_.data() + segment.base, out,
+                 segment.out_stride);
     }
   }
   for (Worker& worker : workers_) {
     worker.wanted.clear();
     worker.dram_rows = worker.tt_rows = 0;
   }
-  return lookups;
+  wanted_.clear();
+  num_lookups_ = lookups;
 }
 
 void Lookup::resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                           Worker& worker) {
-  const std::int64_t dim = segment.table->dim, base = segment.base + first;
+  const Table& table = *segment.table;
+  const std::int64_t dim = table.dim, base = segment.base + first;
   switch (band.kind) {
-    case Band::Kind::kDram:
-      for (std::int64_t i = 0; i < found; ++i) {
-        rows_[static_cast<std::size_t>(base + worker.found[i])] = band.rows + worker.slots[i] * dim;
-      }
+    case Band::Kind::kDram: {
+      const std::int64_t row_bytes = band.codec.row_bytes();
       worker.dram_rows += found;
+      if (band.codec == table.codec) {
+        for (std::int64_t i = 0; i < found; ++i) {
+          rows_[static_cast<std::size_t>(base + worker.found[i])] = band.rows + worker.slots[i] * row_bytes;
+        }
+        break;
+      }
+      for (std::int64_t i = 0; i < found; ++i) worker.encoded[i] = band.rows + worker.slots[i] * row_bytes;
+      float* target = arena_.take(found * dim);
+      kernels().decode_rows(band.codec, worker.encoded, found, target, dim);
+      for (std::int64_t i = 0; i < found; ++i) {
+        rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
+      }
       break;
+    }
     case Band::Kind::kTt:
-      tt_.add(number_of(worker), static_cast<std::int64_t>(band.number), worker.slots, first, worker.found,
+      tt_.add(static_cast<int>(&worker - workers_.data()), band.number, worker.slots, first, worker.found,
               found);
       worker.tt_rows += found;
       break;
@@ -127,9 +140,11 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   for (std::int64_t i = 0; i < count; ++i) {
     if (static_cast<std::uint64_t>(ids[i]) >= limit) refuse_id(segment, segment.first_id + first + i);
   }
-  if (const float* whole = table.whole()) {
-    for (std::int64_t i = 0; i < count; ++i)
-      rows_[static_cast<std::size_t>(base + i)] = whole + ids[i] * table.dim;
+  if (const std::byte* whole = table.whole()) {
+    const std::int64_t row_bytes = table.codec.row_bytes();
+    for (std::int64_t i = 0; i < count; ++i) {
+      rows_[static_cast<std::size_t>(base + i)] = whole + ids[i] * row_bytes;
+    }
     worker.dram_rows += count;
     return;
   }
@@ -144,23 +159,48 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
-void Lookup::finish(const Segment& segment, std::int64_t first, std::int64_t last) {
-  const std::int64_t dim = segment.table->dim;
+void Lookup::decode_fetched(const std::vector<Segment>& segments) {
+  for (const WantedRow& wanted : wanted_) {
+    const RowCodec& codec = ssd_.band(wanted).codec;
+    const auto segment =
+        std::upper_bound(segments.begin(), segments.end(), wanted.position,
+                         [](std::int64_t position, const Segment& s) { return position < s.base; }) -
+        1;
+    const Table& table = *segment->table;
+    if (codec == table.codec) continue;
+    float* target = arena_.take(table.dim);
+    const void*& row = rows_[static_cast<std::size_t>(wanted.position)];
+    kernels().decode_rows(codec, &row, 1, target, table.dim);
+    row = target;
+  }
+}
+
+void Lookup::pool(const Segment& segment, std::int64_t first, std::int64_t last) {
+  const RowCodec& codec = segment.table->codec;
+  float* out = segment.out + first * segment.out_stride;
   if (segment.offsets != nullptr) {
     // The offsets count from the request's first id, the pointers from the call's: shift the base of the
     // latter.
-    const auto shift = static_cast<std::uintptr_t>(segment.first_id - segment.base) * sizeof(const float*);
+    const auto shift = static_cast<std::uintptr_t>(segment.first_id - segment.base) * sizeof(const void*);
     const auto* rows =
-        reinterpret_cast<const float* const*>(reinterpret_cast<std::uintptr_t>(rows_.data()) - shift);
-    kernels().pool_rows(rows, segment.offsets + first, last - first, dim, segment.table->mean,
-                        segment.out + first * segment.out_stride, segment.out_stride);
+        reinterpret_cast<const void* const*>(reinterpret_cast<std::uintptr_t>(rows_.data()) - shift);
+    kernels().pool_rows(codec, rows, segment.offsets + first, last - first, segment.table->mean, out,
+                        segment.out_stride);
     return;
   }
-  for (std::int64_t i = first; i < last; ++i) {
-    float* to = segment.out + i * segment.out_stride;
-    const float* row = rows_[static_cast<std::size_t>(segment.base + i)];
-    if (row != to) std::memcpy(to, row, static_cast<std::size_t>(dim) * sizeof(float));
+  const void* const* rows = rows_.data() + segment.base + first;
+  if (!segment.table->has_tt || !tt_.grouped()) {
+    kernels().decode_rows(codec, rows, last - first, out, segment.out_stride);
+    return;
   }
+  for (std::int64_t i = 0; i < last - first; ++i, out += segment.out_stride) {  // some stand in their place
+    if (rows[i] != out) kernels().decode_rows(codec, rows + i, 1, out, segment.out_stride);
+  }
+}
+
+void Lookup::pool_unit(const Segment& segment, std::int64_t unit) {
+  const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
+  pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
 }
 
 void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker) {
@@ -172,7 +212,7 @@ void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker)
     end = segment.offsets[last] - segment.first_id;
   }
   for (; begin < end; begin += kPiece) resolve(segment, begin, std::min(kPiece, end - begin), worker);
-  if (!waits(segment)) finish(segment, first, last);
+  if (!waits(segment)) pool(segment, first, last);
 }
 
 bool Lookup::waits(const Segment& segment) const {
@@ -180,8 +220,12 @@ bool Lookup::waits(const Segment& segment) const {
 }
 
 template <typename Body>
-void Lookup::for_each_unit(const std::vector<Segment>& segments, const Body& body) {
+void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
+                           const Body& body) {
+  if (first == last) return;
   const auto run = [&](std::int64_t begin, std::int64_t end, int thread) {
+    begin += first;
+    end += first;
     auto segment = std::upper_bound(segments.begin(), segments.end(), begin,
                                     [](std::int64_t unit, const Segment& s) { return unit < s.first_unit; });
     --segment;
@@ -191,41 +235,61 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, const Body& bod
     }
   };
   if (alone_) {
-    run(0, num_units_, 0);
+    run(0, last - first, 0);
   } else {
-    threads_.parallel_for(num_units_, 1, std::cref(run));  // cref: std::function then allocates nothing
+    threads_.parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
   }
 }
 
-LookupCounts Lookup::run(std::vector<Segment>& segments, const std::vector<const Band*>& ssd_bands,
-                         PageReader* reader) {
-  LookupCounts counts;
-  counts.lookups = prepare(segments);
-  if (num_units_ == 0) return counts;
-  for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader) {
+  prepare(segments);
+  for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
     run_unit(segment, unit, worker);
   });
-  if (tt_.grouped()) tt_.rebuild(threads_);
-  wanted_.clear();
-  for (Worker& worker : workers_) {
+  for (const Worker& worker : workers_) {
+    wanted_.insert(wanted_.end(), worker.wanted.begin(), worker.wanted.end());
+  }
+  if (!wanted_.empty()) ssd_.begin(*reader, ssd, wanted_, rows_.data());
+  try {
+    for_each_unit(segments, ssd_units_, num_units_,
+                  [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+                    run_unit(segment, unit, worker);
+                    if (&worker == workers_.data()) ssd_.poll();  // the reader belongs to the calling thread
+                  });
+    if (tt_.grouped()) rebuild(segments);
+  } catch (...) {
+    ssd_.abandon();
+    throw;
+  }
+}
+
+void Lookup::rebuild(const std::vector<Segment>& segments) {
+  const auto parts = [this](std::int64_t begin, std::int64_t end, int thread) {
+    for (std::int64_t part = begin; part < end; ++part) {
+      tt_.rebuild(thread, part);
+      if (thread == 0) ssd_.poll();
+    }
+  };
+  threads_.parallel_for(tt_.num_parts(), 1, std::cref(parts));
+  for_each_unit(segments, ssd_units_, num_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
+    if (waits(segment)) pool_unit(segment, unit);
+  });
+}
+
+LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
+  ssd_.finish();
+  decode_fetched(segments);
+  for_each_unit(segments, 0, ssd_units_,
+                [this](const Segment& segment, std::int64_t unit, Worker&) { pool_unit(segment, unit); });
+  LookupCounts counts;
+  counts.lookups = num_lookups_;
+  for (const Worker& worker : workers_) {
     counts.dram_rows += worker.dram_rows;
     counts.tt_rows += worker.tt_rows;
-    wanted_.insert(wanted_.end(), worker.wanted.begin(), worker.wanted.end());
   }
   if (!wanted_.empty()) {
     counts.ssd_rows = static_cast<std::int64_t>(wanted_.size());
-    ssd_.fetch(*reader, ssd_bands, wanted_, rows_.data());
-    counts.page_requests = ssd_.page_requests();
-    counts.pages_read = ssd_.pages_read();
-  }
-  const bool waiting = std::any_of(segments.begin(), segments.end(),
-                                   [this](const Segment& segment) { return waits(segment); });
-  if (waiting) {
-    for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker&) {
-      if (!waits(segment)) return;
-      const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
-      finish(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
-    });
+    counts.ssd = ssd_.counts();
   }
   return counts;
 }

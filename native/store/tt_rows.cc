@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <functional>
 #include <utility>
 
 #include "base/stream_copy.h"
@@ -40,24 +39,18 @@ void sort_by_key(std::vector<Item>& items, std::vector<Item>& sorted) {
 
 }  // namespace
 
-TtRows::TtRows(int num_workers) : workers_(static_cast<std::size_t>(num_workers)) {}
+TtRows::TtRows(int num_workers, Arena& arena)
+    : workers_(static_cast<std::size_t>(num_workers)), arena_(arena) {}
 
-void TtRows::begin(std::int64_t lookups, std::int64_t floats) {
-  const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
-  if (arena_.size() < bytes) {
-    arena_ = AlignedBuffer();  // not both at once
-    arena_ = AlignedBuffer(bytes + bytes / 2);
-  }
-  used_.store(0, std::memory_order_relaxed);
+void TtRows::begin(std::int64_t lookups) {
   grouped_ = lookups >= kLeastGrouped;
   part_of_.clear();
 }
 
-void TtRows::expect(std::int64_t number, const TtCores& cores, std::int64_t lookups, const float** pointers,
+void TtRows::expect(std::uint64_t number, const TtCores& cores, std::int64_t lookups, const void** pointers,
                     float* out, std::int64_t out_stride) {
-  const auto index = static_cast<std::size_t>(number);
-  if (groups_.size() <= index) groups_.resize(index + 1);
-  Group& group = groups_[index];
+  if (groups_.size() <= number) groups_.resize(number + 1);
+  Group& group = groups_[number];
   group = {&cores, pointers, out, out_stride};
   if (!grouped_) return;
   const std::uint64_t wanted = std::clamp<std::int64_t>(lookups / kPartLookups, 1, kMostParts);
@@ -73,12 +66,12 @@ void TtRows::expect(std::int64_t number, const TtCores& cores, std::int64_t look
   }
 }
 
-void TtRows::add(int worker, std::int64_t number, const std::int64_t* slots, std::int64_t first,
+void TtRows::add(int worker, std::uint64_t number, const std::int64_t* slots, std::int64_t first,
                  const std::int32_t* positions, std::int64_t n) {
-  const Group& group = groups_[static_cast<std::size_t>(number)];
+  const Group& group = groups_[number];
   const TtCores& cores = *group.cores;
   if (!grouped()) {
-    float* rows = take(n * cores.embedding_dim());
+    float* rows = arena_.take(n * cores.embedding_dim());
     kernels().tt_rows(cores, slots, n, rows);
     for (std::int64_t i = 0; i < n; ++i) {
       group.pointers[first + positions[i]] = rows + i * cores.embedding_dim();
@@ -96,16 +89,8 @@ void TtRows::add(int worker, std::int64_t number, const std::int64_t* slots, std
   }
 }
 
-void TtRows::rebuild(ThreadPool& threads) {
-  const auto body = [this](std::int64_t begin, std::int64_t end, int thread) {
-    for (std::int64_t part = begin; part < end; ++part) {
-      rebuild_part(part, workers_[static_cast<std::size_t>(thread)]);
-    }
-  };
-  threads.parallel_for(static_cast<std::int64_t>(part_of_.size()), 1, std::cref(body));
-}
-
-void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
+void TtRows::rebuild(int number, std::int64_t part) {
+  Worker& worker = workers_[static_cast<std::size_t>(number)];
   std::vector<Item>& items = worker.items;
   items.clear();
   for (const Worker& other : workers_) {
@@ -114,7 +99,7 @@ void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
   }
   if (items.empty()) return;
   sort_by_key(items, worker.sorted);
-  const Group& group = groups_[static_cast<std::size_t>(part_of_[static_cast<std::size_t>(part)])];
+  const Group& group = groups_[part_of_[static_cast<std::size_t>(part)]];
   const TtCores& cores = *group.cores;
   const std::int64_t dim = cores.embedding_dim();
   const bool copied = group.out != nullptr;
@@ -127,7 +112,7 @@ void TtRows::rebuild_part(std::int64_t part, Worker& worker) {
       worker.slots.push_back(cores.slot_of(items[end].key));
     }
     const auto distinct = static_cast<std::int64_t>(worker.slots.size());
-    float* row = copied ? worker.rows(kCopiedRows * dim) : take(distinct * dim);
+    float* row = copied ? worker.rows(kCopiedRows * dim) : arena_.take(distinct * dim);
     kernels().tt_rows(cores, worker.slots.data(), distinct, row);
     for (std::uint64_t key = items[i].key; i < end; ++i) {
       if (items[i].key != key) row += dim;

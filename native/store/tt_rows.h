@@ -2,38 +2,40 @@
 // which rows share most of the work (TtCores::key_of).
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "base/thread_pool.h"
+#include "base/arena.h"
 #include "kernels/kernels.h"
 
 namespace screc {
 
-// Working memory and machinery, reused from call to call: begin, then what every look-up's thread adds, then
-// rebuild.
+// Working memory and machinery, reused from call to call: begin, expect of each band, then adds from several
+// threads, and when all is added rebuild of each part from several threads.
 class TtRows {
  public:
-  explicit TtRows(int num_workers);
+  // Rows that have no place in an output are taken from the arena.
+  TtRows(int num_workers, Arena& arena);
 
-  // Starts a call of at most so many look-ups, whose rows take at most `floats` floats.
-  void begin(std::int64_t lookups, std::int64_t floats);
-  // At most so many look-ups will come of the cores numbered `number` (from 0, without large gaps). That of
-  // position i gets its row's address in pointers[i]; where `out` is given, that may be out + i * out_stride,
-  // and the row is written there. Not after the first add.
-  void expect(std::int64_t number, const TtCores& cores, std::int64_t lookups, const float** pointers,
+  // Starts a call of at most so many look-ups.
+  void begin(std::int64_t lookups);
+  // At most so many look-ups will come of the band `number` (from 0, without large gaps). That of position i
+  // gets its row's address in pointers[i]; where `out` is given, that may be out + i * out_stride, and the
+  // row is written there.
+  void expect(std::uint64_t number, const TtCores& cores, std::int64_t lookups, const void** pointers,
               float* out, std::int64_t out_stride);
   // Whether rows are rebuilt by rebuild(); few look-ups are not worth the sorting, and add does it at once.
   bool grouped() const { return grouped_; }
 
   // Look-up i < n is of slots[i] and has position first + positions[i]. `worker` < num_workers; each is used
   // by one thread at a time.
-  void add(int worker, std::int64_t number, const std::int64_t* slots, std::int64_t first,
+  void add(int worker, std::uint64_t number, const std::int64_t* slots, std::int64_t first,
            const std::int32_t* positions, std::int64_t n);
-  // Rebuilds what was added and sets the pointers. The rows stay until the next begin.
-  void rebuild(ThreadPool& threads);
+
+  std::int64_t num_parts() const { return static_cast<std::int64_t>(part_of_.size()); }
+  // Rebuilds the rows of one part.
+  void rebuild(int worker, std::int64_t part);
 
   // Bytes of working memory of one look-up besides its row, at most.
   static constexpr std::int64_t kLookupBytes = 64;
@@ -51,10 +53,10 @@ class TtRows {
   // The look-ups of one band. Those whose first digits are equal modulo num_parts form a part.
   struct Group {
     const TtCores* cores = nullptr;
-    const float** pointers = nullptr;
+    const void** pointers = nullptr;
     float* out = nullptr;
     std::int64_t out_stride = 0;
-    bool streamed = false;  // past the caches
+    bool streamed = false;                       // past the caches
     std::int64_t first_part = 0, num_parts = 1;  // a power of two
   };
   struct alignas(64) Worker {
@@ -70,17 +72,11 @@ class TtRows {
     }
   };
 
-  void rebuild_part(std::int64_t part, Worker& worker);
-  float* take(std::int64_t floats) {
-    return arena_.as<float>() + used_.fetch_add(floats, std::memory_order_relaxed);
-  }
-
   std::vector<Worker> workers_;
-  std::vector<Group> groups_;          // by number
-  std::vector<std::int64_t> part_of_;  // number by part
+  std::vector<Group> groups_;           // by number
+  std::vector<std::uint64_t> part_of_;  // number by part
   bool grouped_ = false;
-  AlignedBuffer arena_;  // rebuilt rows
-  std::atomic<std::int64_t> used_{0};
+  Arena& arena_;
 };
 
 }  // namespace screc
