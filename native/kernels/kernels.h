@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/cpu.h"
+#include "kernels/row_format.h"
 #include "kernels/tt_cores.h"
 
 namespace screc {
@@ -76,10 +77,16 @@ struct Kernels {
   // out[i] = rows[ids[i]] for rows float32 [*, dim].
   void (*gather_rows)(const float* rows, int64_t dim, const int64_t* ids, int64_t n, float* out);
 
-  // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to rows of `dim` floats,
-  // into out + b * out_stride; an empty bag gives zeros.
-  void (*pool_rows)(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim,
+  // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to encoded rows, into
+  // out + b * out_stride; an empty bag gives zeros, a bag of one row what decode_rows gives. Of quantised
+  // rows the codes (times their rows' scales) and the biases are summed apart.
+  void (*pool_rows)(const RowCodec& codec, const void* const* rows, const int64_t* offsets, int64_t num_bags,
                     bool mean, float* out, int64_t out_stride);
+
+  // Writes the values of n encoded rows, row i to out + i * out_stride. Codes give bias + scale * code,
+  // rounded once.
+  void (*decode_rows)(const RowCodec& codec, const void* const* rows, int64_t n, float* out,
+                      int64_t out_stride);
 
   // Rebuilds n rows of a tensor-train band into out [n, embedding_dim]. Consecutive slots that share leading
   // digits share that work: sorted slots are the fastest.

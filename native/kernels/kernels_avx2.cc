@@ -14,6 +14,7 @@ const Kernels& avx2_kernels() {
                                   LinearShape<Vec8>::kMaxDots,
                                   gather_rows<Vec8>,
                                   pool_rows<Vec8>,
+                                  decode_rows<Vec8>,
                                   tt_rows_with<Vec8, Vec8>,
                                   {linear<DotFp32<Vec8>>, linear<DotBf16<Vec8>>, linear<DotInt8<Vec8>>},
                                   encode<Vec8>,

@@ -29,6 +29,7 @@ const Kernels& table() {
       LinearShape<Vec16>::kMaxDots,
       gather_rows<Vec16>,
       pool_rows<Vec16>,
+      decode_rows<Vec16>,
       tt_rows,
       {linear<DotFp32<Vec16>>, kBf16 ? linear_bf16_avx512bf16 : linear<DotBf16<Vec16>>,
        kVnni ? linear_int8_avx512vnni : linear<DotInt8<Vec16>>},

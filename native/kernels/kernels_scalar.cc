@@ -14,15 +14,62 @@ void gather_rows(const float* rows, int64_t dim, const int64_t* ids, int64_t n, 
   }
 }
 
-void pool_rows(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim, bool mean,
-               float* out, int64_t out_stride) {
+// Column c of a row in fp32, fp16 or bf16, or the code there, as a float.
+float value_at(RowFormat format, const std::byte* values, int64_t c) {
+  if (format == RowFormat::kInt8) return static_cast<float>(values[c]);
+  if (format == RowFormat::kInt4) {
+    const auto both = static_cast<unsigned>(values[c / 2]);
+    return static_cast<float>(c % 2 == 0 ? both & 15 : both >> 4);
+  }
+  if (format == RowFormat::kFp32) {
+    float value;
+    std::memcpy(&value, values + 4 * c, sizeof(value));
+    return value;
+  }
+  uint16_t half;
+  std::memcpy(&half, values + 2 * c, sizeof(half));
+  return format == RowFormat::kFp16 ? float_of_fp16(half) : float_of_bf16(half);
+}
+
+void decode_row(const RowCodec& codec, const std::byte* row, float* out) {
+  const std::byte* values = row + codec.header_bytes();
+  for (int64_t c = 0; c < codec.dim; ++c) out[c] = value_at(codec.format, values, c);
+  if (!codec.quantised()) return;
+  const RowScale scale = codec.own_scale ? row_scale(row) : codec.shared;
+  for (int64_t c = 0; c < codec.dim; ++c) out[c] = std::fma(scale.scale, out[c], scale.bias);
+}
+
+void decode_rows(const RowCodec& codec, const void* const* rows, int64_t n, float* out, int64_t out_stride) {
+  for (int64_t i = 0; i < n; ++i) {
+    decode_row(codec, static_cast<const std::byte*>(rows[i]), out + i * out_stride);
+  }
+}
+
+void pool_rows(const RowCodec& codec, const void* const* rows, const int64_t* offsets, int64_t num_bags,
+               bool mean, float* out, int64_t out_stride) {
+  const int64_t dim = codec.dim;
+  const bool own_scale = codec.header_bytes() > 0;
   for (int64_t b = 0; b < num_bags; ++b) {
     float* sum = out + b * out_stride;
+    const int64_t count = offsets[b + 1] - offsets[b];
+    if (count == 1) {
+      decode_row(codec, static_cast<const std::byte*>(rows[offsets[b]]), sum);
+      continue;
+    }
+    float bias = 0.0f;
     for (int64_t c = 0; c < dim; ++c) sum[c] = 0.0f;
     for (int64_t k = offsets[b]; k < offsets[b + 1]; ++k) {
-      for (int64_t c = 0; c < dim; ++c) sum[c] += rows[k][c];
+      const auto* row = static_cast<const std::byte*>(rows[k]);
+      const std::byte* values = row + codec.header_bytes();
+      const RowScale scale = own_scale ? row_scale(row) : RowScale{};
+      bias += scale.bias;
+      for (int64_t c = 0; c < dim; ++c) sum[c] += scale.scale * value_at(codec.format, values, c);
     }
-    const int64_t count = offsets[b + 1] - offsets[b];
+    if (codec.quantised()) {
+      const float scale = own_scale ? 1.0f : codec.shared.scale;
+      if (!own_scale) bias = codec.shared.bias * static_cast<float>(count);
+      for (int64_t c = 0; c < dim; ++c) sum[c] = std::fma(scale, sum[c], bias);
+    }
     if (mean && count > 1) {
       for (int64_t c = 0; c < dim; ++c) sum[c] /= static_cast<float>(count);
     }
@@ -159,9 +206,18 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{Isa::kScalar, 1,         {1, 1, 1}, 0,
-                                  gather_rows,  pool_rows, tt_rows,   {linear_fp32, linear_bf16, linear_int8},
-                                  encode,       interact,  sigmoid};
+  static constexpr Kernels kTable{Isa::kScalar,
+                                  1,
+                                  {1, 1, 1},
+                                  0,
+                                  gather_rows,
+                                  pool_rows,
+                                  decode_rows,
+                                  tt_rows,
+                                  {linear_fp32, linear_bf16, linear_int8},
+                                  encode,
+                                  interact,
+                                  sigmoid};
   return kTable;
 }
 
