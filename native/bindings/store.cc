@@ -168,8 +168,15 @@ void gather(RowStore& store, int table, const AnyConstArray& ids, const AnyArray
   store.gather(table, wanted, n, target);
 }
 
-void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
-            const AnyArray& out) {
+// The request and where its answer goes, once all shapes fit.
+struct LookupArrays {
+  LookupRequest request;
+  float* out;
+  std::int64_t width;
+};
+
+LookupArrays checked_lookup(const RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets,
+                            std::int64_t batch_size, const AnyArray& out) {
   LookupRequest request{checked<std::int64_t>(ids, "ids", 1), static_cast<std::int64_t>(ids.shape(0)),
                         checked<std::int64_t>(offsets, "offsets", 1), batch_size};
   auto* target = checked<float>(out, "out", 2);
@@ -186,8 +193,21 @@ void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offs
                               .c_str());
   }
   check_out_shape(out, batch_size, width);
+  return {request, target, width};
+}
+
+void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
+            const AnyArray& out) {
+  const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
   nb::gil_scoped_release release;
-  store.lookup(request, 0, batch_size, target, width);
+  store.lookup(arrays.request, 0, batch_size, arrays.out, arrays.width);
+}
+
+Ticket begin(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
+             const AnyArray& out) {
+  const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
+  nb::gil_scoped_release release;
+  return store.begin(arrays.request, 0, batch_size, arrays.out, arrays.width);
 }
 
 void bind_row_store(nb::module_& module) {
@@ -204,24 +224,45 @@ void bind_row_store(nb::module_& module) {
           "4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.")
       .def_ro("pages_read", &StoreStats::pages_read, "4 KiB pages read.")
       .def_ro("bytes_read", &StoreStats::bytes_read, "Bytes read from SSD.")
-      .def_ro("dram_bytes", &StoreStats::dram_bytes, "Bytes of rows, cores and indices in DRAM.")
+      .def_ro("cache_hits", &StoreStats::cache_hits,
+              "Rows on SSD of which the cache held a copy. cache_hits + cache_misses counts the distinct "
+              "rows that\n"
+              "calls wanted, call by call; ssd_rows every look-up.")
+      .def_ro("cache_misses", &StoreStats::cache_misses, "Rows on SSD that were read.")
+      .def_ro("cache_admissions", &StoreStats::cache_admissions, "Rows that the cache took in.")
+      .def_ro("cache_bytes", &StoreStats::cache_bytes,
+              "Bytes of the cache's rows and counts; at most what it was given.")
+      .def_ro("dram_bytes", &StoreStats::dram_bytes, "Bytes of rows, cores, indices and cache in DRAM.")
       .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
       .def_ro("direct_io", &StoreStats::direct_io,
               "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
       .def_ro("queue_depth", &StoreStats::queue_depth, "Page reads in flight at most.")
       .def_ro("num_threads", &StoreStats::num_threads, "Threads that look-ups share, the caller included.");
 
+  nb::class_<Ticket>(
+      module, "Ticket",
+      "A look-up that has begun; given up when it is deleted unfinished. Safe to share between threads.")
+      .def("poll", &Ticket::poll, nb::call_guard<nb::gil_scoped_release>(),
+           "Lets reads from SSD go on, without waiting: at most queue_depth of them are in flight at a time.")
+      .def("finish", &Ticket::finish, nb::call_guard<nb::gil_scoped_release>(),
+           "Waits for the rows; out is then complete. Raises OSError naming file and page for a damaged page "
+           "and\n"
+           "RuntimeError when it was called before.");
+
   nb::class_<RowStore>(
       module, "RowStore",
       "Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.\n\n"
       "io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. "
       "queue_depth: page\n"
-      "reads in flight. threads: 0 means one per core. An index is None (the last band, addressed by id),\n"
+      "reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows "
+      "on "
+      "SSD, 0\n"
+      "for none. An index is None (the last band, addressed by id),\n"
       "('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. "
       "Arrays\n"
-      "are kept alive, not copied; they must not change. Calls from several threads take turns.")
-      .def(nb::init<const std::string&, int, int>(), nb::arg("io") = "auto", nb::arg("queue_depth") = 64,
-           nb::arg("threads") = 0)
+      "are kept alive, not copied; they must not change. Calls may come from several threads.")
+      .def(nb::init<const std::string&, int, int, std::int64_t>(), nb::arg("io") = "auto",
+           nb::arg("queue_depth") = kDefaultQueueDepth, nb::arg("threads") = 0, nb::arg("cache_bytes") = 0)
       .def("add_table", &RowStore::add_table, nb::arg("num_embeddings"), nb::arg("embedding_dim"),
            nb::arg("mean") = false, nb::call_guard<nb::gil_scoped_release>(),
            "Adds a table and returns its number. mean: bags are averaged, not summed.")
@@ -249,6 +290,13 @@ void bind_row_store(nb::module_& module) {
       .def("lookup", lookup, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
            "Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out\n"
            "(float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.")
+      .def("begin", begin, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
+           nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(), nb::keep_alive<0, 5>(),
+           "The first half of lookup: starts the reads from SSD and does all work that need not wait for "
+           "them.\n"
+           "ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as "
+           "lookup\n"
+           "does, and RuntimeError when 8 tickets are in flight.")
       .def("stats", &RowStore::stats, nb::call_guard<nb::gil_scoped_release>(),
            "A StoreStats of this moment.")
       .def_prop_ro("num_tables", &RowStore::num_tables, nb::call_guard<nb::gil_scoped_release>(), "Tables.")

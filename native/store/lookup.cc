@@ -56,9 +56,9 @@ std::int64_t Lookup::scratch_bytes(const Table& table) {
   return bytes;
 }
 
-std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
+void Lookup::prepare(std::vector<Segment>& segments) {
   std::int64_t lookups = 0, work = 0, staged_floats = 0;
-  num_units_ = 0;
+  num_units_ = ssd_units_ = 0;
   for (Segment& segment : segments) {
     segment.base = lookups;
     segment.first_unit = num_units_;
@@ -66,6 +66,7 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
         segment.num_samples * kUnitLookups / std::max<std::int64_t>(segment.num_ids, 1);
     segment.unit_samples = std::clamp<std::int64_t>(per_unit, 1, kUnitLookups);
     num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
+    if (segment.table->has_ssd) ssd_units_ = num_units_;
     lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
     if (segment.table->staged) staged_floats += segment.num_ids * segment.table->dim;
@@ -82,7 +83,8 @@ std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
     worker.wanted.clear();
     worker.dram_rows = worker.tt_rows = 0;
   }
-  return lookups;
+  wanted_.clear();
+  num_lookups_ = lookups;
 }
 
 float* Lookup::stage(const Table& table, std::int64_t n) {
@@ -155,23 +157,23 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
-void Lookup::decode_fetched(const std::vector<Segment>& segments, const std::vector<const Band*>& ssd_bands) {
+void Lookup::decode_fetched(const std::vector<Segment>& segments) {
   for (const WantedRow& wanted : wanted_) {
-    const Band& band = *ssd_bands[wanted.band()];
+    const RowCodec& codec = ssd_.band(wanted).codec;
     const auto segment =
         std::upper_bound(segments.begin(), segments.end(), wanted.position,
                          [](std::int64_t position, const Segment& s) { return position < s.base; }) -
         1;
     const Table& table = *segment->table;
-    if (band.codec == table.codec) continue;
+    if (codec == table.codec) continue;
     float* target = stage(table, 1);
     const void*& row = rows_[static_cast<std::size_t>(wanted.position)];
-    kernels().decode_rows(band.codec, &row, 1, target, table.dim);
+    kernels().decode_rows(codec, &row, 1, target, table.dim);
     row = target;
   }
 }
 
-void Lookup::finish(const Segment& segment, std::int64_t first, std::int64_t last) {
+void Lookup::pool(const Segment& segment, std::int64_t first, std::int64_t last) {
   const RowCodec& codec = segment.table->codec;
   float* out = segment.out + first * segment.out_stride;
   if (segment.offsets != nullptr) {
@@ -196,12 +198,16 @@ void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker)
     end = segment.offsets[last] - segment.first_id;
   }
   for (; begin < end; begin += kPiece) resolve(segment, begin, std::min(kPiece, end - begin), worker);
-  if (!segment.table->has_ssd) finish(segment, first, last);
+  if (!segment.table->has_ssd) pool(segment, first, last);
 }
 
 template <typename Body>
-void Lookup::for_each_unit(const std::vector<Segment>& segments, const Body& body) {
+void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
+                           const Body& body) {
+  if (first == last) return;
   const auto run = [&](std::int64_t begin, std::int64_t end, int thread) {
+    begin += first;
+    end += first;
     auto segment = std::upper_bound(segments.begin(), segments.end(), begin,
                                     [](std::int64_t unit, const Segment& s) { return unit < s.first_unit; });
     --segment;
@@ -211,41 +217,49 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, const Body& bod
     }
   };
   if (alone_) {
-    run(0, num_units_, 0);
+    run(0, last - first, 0);
   } else {
-    threads_.parallel_for(num_units_, 1, std::cref(run));  // cref: std::function then allocates nothing
+    threads_.parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
   }
 }
 
-LookupCounts Lookup::run(std::vector<Segment>& segments, const std::vector<const Band*>& ssd_bands,
-                         PageReader* reader) {
-  LookupCounts counts;
-  counts.lookups = prepare(segments);
-  if (num_units_ == 0) return counts;
-  for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader) {
+  prepare(segments);
+  for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
     run_unit(segment, unit, worker);
   });
-  wanted_.clear();
-  for (Worker& worker : workers_) {
+  for (const Worker& worker : workers_) {
+    wanted_.insert(wanted_.end(), worker.wanted.begin(), worker.wanted.end());
+  }
+  if (!wanted_.empty()) ssd_.begin(*reader, ssd, wanted_, rows_.data());
+  try {
+    for_each_unit(segments, ssd_units_, num_units_,
+                  [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+                    run_unit(segment, unit, worker);
+                    if (&worker == workers_.data()) ssd_.poll();  // the reader belongs to the calling thread
+                  });
+  } catch (...) {
+    ssd_.abandon();
+    throw;
+  }
+}
+
+LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
+  ssd_.finish();
+  decode_fetched(segments);
+  for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
+    const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
+    pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
+  });
+  LookupCounts counts;
+  counts.lookups = num_lookups_;
+  for (const Worker& worker : workers_) {
     counts.dram_rows += worker.dram_rows;
     counts.tt_rows += worker.tt_rows;
-    wanted_.insert(wanted_.end(), worker.wanted.begin(), worker.wanted.end());
   }
   if (!wanted_.empty()) {
     counts.ssd_rows = static_cast<std::int64_t>(wanted_.size());
-    ssd_.fetch(*reader, ssd_bands, wanted_, rows_.data());
-    decode_fetched(segments, ssd_bands);
-    counts.page_requests = ssd_.page_requests();
-    counts.pages_read = ssd_.pages_read();
-  }
-  const bool waiting = std::any_of(segments.begin(), segments.end(),
-                                   [](const Segment& segment) { return segment.table->has_ssd; });
-  if (waiting) {
-    for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker&) {
-      if (!segment.table->has_ssd) return;
-      const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
-      finish(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
-    });
+    counts.ssd = ssd_.counts();
   }
   return counts;
 }

@@ -56,18 +56,27 @@ def tt_rows(cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False
 
 class Linear:
     """
-    A dense layer, packed once for one instruction set.
+    A dense layer, packed once for one instruction set and one precision: 'fp32', 'bf16' or 'int8'.
 
-    weight float32 [out, in], bias float32 [out]; both are copied.
+    weight float32 [out, in], bias float32 [out]; both are copied. An int8 layer needs range, float32
+    [2, in]: the least and the largest value of each input, with 0 between them; values outside are
+    clamped. ValueError for weights or ranges that are not finite. extensions=False does without VNNI
+    and BF16 instructions.
     """
 
-    def __init__(self, weight: Annotated[NDArray, dict(device='cpu', writable=False)], bias: Annotated[NDArray, dict(device='cpu', writable=False)], isa: str | None = None) -> None: ...
+    def __init__(self, weight: Annotated[NDArray, dict(device='cpu', writable=False)], bias: Annotated[NDArray, dict(device='cpu', writable=False)], precision: str = 'fp32', range: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, isa: str | None = None, extensions: bool = True) -> None: ...
 
-    def forward(self, x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], relu: bool = False, pool: ThreadPool | None = None) -> None:
+    def encode(self, x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> bool:
         """
-        out = x @ weight.T + bias, then max(0, out) with relu. x float32 [M, in], out float32 [M, out].
+        Writes x float32 [M, in] as this layer takes it: out float32, uint16 (bf16) or uint8 (int8) [M, in].
 
-        A row's result does not depend on M.
+        False when a value is not finite.
+        """
+
+    def forward(self, x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], relu: bool = False, next: Linear | None = None, pool: ThreadPool | None = None) -> None:
+        """
+        out = x @ weight.T + bias, then max(0, out) with relu. x [M, in] as encode writes it, out [M, out]
+        float32, or as the layer `next` takes it. A row's result does not depend on M.
         """
 
     @property
@@ -140,7 +149,7 @@ class PageReader:
     Raises OSError when the file is missing or not of whole pages, or io_uring is refused.
     """
 
-    def __init__(self, path: str | os.PathLike, io: str = 'auto', queue_depth: int = 64) -> None: ...
+    def __init__(self, path: str | os.PathLike, io: str = 'auto', queue_depth: int = 256) -> None: ...
 
     @property
     def backend(self) -> str:
@@ -201,8 +210,27 @@ class StoreStats:
         """Bytes read from SSD."""
 
     @property
+    def cache_hits(self) -> int:
+        """
+        Rows on SSD of which the cache held a copy. cache_hits + cache_misses counts the distinct rows that
+        calls wanted, call by call; ssd_rows every look-up.
+        """
+
+    @property
+    def cache_misses(self) -> int:
+        """Rows on SSD that were read."""
+
+    @property
+    def cache_admissions(self) -> int:
+        """Rows that the cache took in."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache's rows and counts; at most what it was given."""
+
+    @property
     def dram_bytes(self) -> int:
-        """Bytes of rows, cores and indices in DRAM."""
+        """Bytes of rows, cores, indices and cache in DRAM."""
 
     @property
     def io_backend(self) -> str:
@@ -222,17 +250,34 @@ class StoreStats:
     def num_threads(self) -> int:
         """Threads that look-ups share, the caller included."""
 
+class Ticket:
+    """
+    A look-up that has begun; given up when it is deleted unfinished. Safe to share between threads.
+    """
+
+    def poll(self) -> None:
+        """
+        Lets reads from SSD go on, without waiting: at most queue_depth of them are in flight at a time.
+        """
+
+    def finish(self) -> None:
+        """
+        Waits for the rows; out is then complete. Raises OSError naming file and page for a damaged page and
+        RuntimeError when it was called before.
+        """
+
 class RowStore:
     """
     Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.
 
     io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. queue_depth: page
-    reads in flight. threads: 0 means one per core. An index is None (the last band, addressed by id),
+    reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows on SSD, 0
+    for none. An index is None (the last band, addressed by id),
     ('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. Arrays
-    are kept alive, not copied; they must not change. Calls from several threads take turns.
+    are kept alive, not copied; they must not change. Calls may come from several threads.
     """
 
-    def __init__(self, io: str = 'auto', queue_depth: int = 64, threads: int = 0) -> None: ...
+    def __init__(self, io: str = 'auto', queue_depth: int = 256, threads: int = 0, cache_bytes: int = 0) -> None: ...
 
     def add_table(self, num_embeddings: int, embedding_dim: int, mean: bool = False) -> int:
         """
@@ -271,6 +316,13 @@ class RowStore:
         (float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.
         """
 
+    def begin(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> Ticket:
+        """
+        The first half of lookup: starts the reads from SSD and does all work that need not wait for them.
+        ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as lookup
+        does, and RuntimeError when 8 tickets are in flight.
+        """
+
     def stats(self) -> StoreStats:
         """A StoreStats of this moment."""
 
@@ -305,11 +357,12 @@ class Engine:
     """
     Runs a DLRM (arXiv 1906.00091) over the tables of a RowStore.
 
-    bottom and top are lists of (weight float32 [out, in], bias float32 [out]), copied;
-    interaction is 'dot' or 'cat'. ValueError names the layer or table that does not fit.
+    bottom and top are lists of (weight float32 [out, in], bias float32 [out], precision,
+    range float32 [2, in] or None), copied; see Linear for the last two. interaction is
+    'dot' or 'cat'. ValueError names the layer or table that does not fit.
     """
 
-    def __init__(self, store: RowStore, num_dense: int, embedding_dim: int, bottom: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]]], top: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]]], interaction: str) -> None: ...
+    def __init__(self, store: RowStore, num_dense: int, embedding_dim: int, bottom: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)], str, Annotated[NDArray, dict(device='cpu', writable=False)] | None]], top: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)], str, Annotated[NDArray, dict(device='cpu', writable=False)] | None]], interaction: str) -> None: ...
 
     def predict(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """
@@ -317,6 +370,13 @@ class Engine:
 
         dense float32 [B, num_dense], ids int64 [nnz], offsets int64 [T * B + 1], table-major. ValueError for
         a dense value that is not finite, and for bad offsets and ids. Calls from several threads take turns.
+        """
+
+    def layer_inputs(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], layer: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Writes the inputs of one layer, bottom layers counted first, to out float32 [B, in].
+
+        What calibration looks at. ValueError as in predict, and where a layer is not fp32.
         """
 
     @property
