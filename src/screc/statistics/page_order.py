@@ -160,7 +160,7 @@ class _Table:
 
     def __init__(self, number: int, layout: TableLayout, ranks: TableStatistics | None) -> None:
         self.number, self.layout, self._ranks = number, layout, ranks
-        self.rows_per_page = PageGeometry.of(4 * layout.embedding_dim).rows_per_page
+        self.rows_per_page = _rows_per_page(layout)
         self._hot = None  # bool [num_embeddings]: rows of earlier bands
         if first := layout.bands[-1].start:
             assert ranks is not None
@@ -226,9 +226,13 @@ class _Table:
 
 
 def _orderable(layout: TableLayout) -> bool:
-    slots_fit = layout.num_embeddings < 1 << 32  # they are 32 bits wide
-    shared = PageGeometry.of(4 * layout.embedding_dim).rows_per_page > 1
-    return layout.bands[-1].memory == "ssd" and slots_fit and shared
+    if layout.bands[-1].memory != "ssd" or layout.num_embeddings >= 1 << 32:  # slots are 32 bits wide
+        return False
+    return _rows_per_page(layout) > 1
+
+
+def _rows_per_page(layout: TableLayout) -> int:
+    return PageGeometry.of(layout.row_bytes(len(layout.bands) - 1)).rows_per_page
 
 
 def _split(log: ClickLog, config: PageOrderConfig) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index
 from .pack import FitError, PackReport, pack
 from .page_order import PageOrder
 from .remap import TableRemap
-from .row_store import RowStore
+from .row_store import RowStore, Ticket
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .verify import Damage, VerifyReport, verify
 
@@ -31,6 +31,7 @@ __all__ = [
     "TableRemap",
     "TensorFile",
     "TensorSpec",
+    "Ticket",
     "TtShape",
     "VerifyReport",
     "index_bytes",
