@@ -53,7 +53,7 @@ def run(*, quick: bool) -> dict[str, object]:
     torch.set_num_threads(threads)
     accuracy = accuracy_of_forms(FORMS, quick=quick)
     print_accuracy(console, accuracy)
-    eligible = [form for form in FORMS if accuracy["forms"].get(form.name, {}).get("within_limit") or quick]
+    eligible = [form for form in FORMS if quick or accuracy["forms"][form.name]["within_limit"]]
 
     workload = kaggle([max(1, count // 100) if quick else count for count in CRITEO_KAGGLE_ROWS])
     dim = workload.embedding_dim
