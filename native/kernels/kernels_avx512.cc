@@ -1,4 +1,5 @@
 #include "kernels/tables.h"
+#include "kernels/tile_shape.h"
 #include "kernels/vec_avx2.h"
 #include "kernels/vec_avx512.h"  // first: it quiets a warning
 #include "kernels/vector_linear.h"
@@ -25,6 +26,7 @@ const Kernels& table() {
   static constexpr Kernels kTable{
       Isa::kAvx512,
       LinearShape<Vec16>::kPanel,
+      {1, 1, 1},
       LinearShape<Vec16>::kMaxDots,
       gather_rows<Vec16>,
       pool_rows<Vec16>,
@@ -38,11 +40,31 @@ const Kernels& table() {
   return kTable;
 }
 
+Kernels with_tiles(Kernels kernels, LinearKernel* bf16, LinearKernel* int8) {
+  kernels.isa = Isa::kAmx;
+  for (Precision precision : {Precision::kBf16, Precision::kInt8}) {
+    kernels.linear_steps[static_cast<int>(precision)] = kTileSteps;
+    kernels.linear[static_cast<int>(precision)] = precision == Precision::kBf16 ? bf16 : int8;
+  }
+  return kernels;
+}
+
 }  // namespace
 
 const Kernels& avx512_kernels(bool vnni, bool bf16) {
   if (vnni) return bf16 ? table<true, true>() : table<true, false>();
   return bf16 ? table<false, true>() : table<false, false>();
+}
+
+const Kernels& amx_kernels() {
+  static const Kernels kTable = with_tiles(avx512_kernels(true, true), linear_bf16_amx, linear_int8_amx);
+  return kTable;
+}
+
+const Kernels& emulated_amx_kernels() {
+  static const Kernels kTable =
+      with_tiles(avx512_kernels(false, false), linear_bf16_emulated_avx512, linear_int8_emulated_avx512);
+  return kTable;
 }
 
 }  // namespace screc

@@ -44,10 +44,14 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
 
 }  // namespace
 
-Lookup::Lookup(ThreadPool& threads)
-    : threads_(threads),
-      workers_(static_cast<std::size_t>(threads.num_threads())),
-      tt_(threads.num_threads(), arena_) {}
+Lookup::Lookup(ThreadPool& threads) : tt_(arena_) { use(threads); }
+
+void Lookup::use(ThreadPool& threads) {
+  threads_ = &threads;
+  const int count = threads.num_threads();
+  if (workers_.size() < static_cast<std::size_t>(count)) workers_.resize(static_cast<std::size_t>(count));
+  tt_.use(count);
+}
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
@@ -159,9 +163,9 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
-void Lookup::decode_fetched(const std::vector<Segment>& segments) {
+void Lookup::decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd) {
   for (const WantedRow& wanted : wanted_) {
-    const RowCodec& codec = ssd_.band(wanted).codec;
+    const RowCodec& codec = ssd.bands[WantedRow::band_of(wanted.key)]->codec;
     const auto segment =
         std::upper_bound(segments.begin(), segments.end(), wanted.position,
                          [](std::int64_t position, const Segment& s) { return position < s.base; }) -
@@ -237,7 +241,7 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
   if (alone_) {
     run(0, last - first, 0);
   } else {
-    threads_.parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
+    threads_->parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
   }
 }
 
@@ -270,15 +274,18 @@ void Lookup::rebuild(const std::vector<Segment>& segments) {
       if (thread == 0) ssd_.poll();
     }
   };
-  threads_.parallel_for(tt_.num_parts(), 1, std::cref(parts));
+  threads_->parallel_for(tt_.num_parts(), 1, std::cref(parts));
   for_each_unit(segments, ssd_units_, num_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
     if (waits(segment)) pool_unit(segment, unit);
   });
 }
 
-LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
+LookupCounts Lookup::finish(const std::vector<Segment>& segments, const SsdBands& ssd) {
   ssd_.finish();
-  decode_fetched(segments);
+  const bool staged = std::any_of(segments.begin(), segments.end(), [](const Segment& segment) {
+    return segment.table->has_ssd && segment.table->staged;
+  });
+  if (staged) decode_fetched(segments, ssd);
   for_each_unit(segments, 0, ssd_units_,
                 [this](const Segment& segment, std::int64_t unit, Worker&) { pool_unit(segment, unit); });
   LookupCounts counts;

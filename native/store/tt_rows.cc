@@ -39,9 +39,6 @@ void sort_by_key(std::vector<Item>& items, std::vector<Item>& sorted) {
 
 }  // namespace
 
-TtRows::TtRows(int num_workers, Arena& arena)
-    : workers_(static_cast<std::size_t>(num_workers)), arena_(arena) {}
-
 void TtRows::begin(std::int64_t lookups) {
   grouped_ = lookups >= kLeastGrouped;
   part_of_.clear();

@@ -16,7 +16,14 @@ namespace screc {
 class TtRows {
  public:
   // Rows that have no place in an output are taken from the arena.
-  TtRows(int num_workers, Arena& arena);
+  explicit TtRows(Arena& arena) : arena_(arena) {}
+
+  // How many threads add and rebuild from now on, at most.
+  void use(int num_workers) {
+    if (workers_.size() < static_cast<std::size_t>(num_workers)) {
+      workers_.resize(static_cast<std::size_t>(num_workers));
+    }
+  }
 
   // Starts a call of at most so many look-ups.
   void begin(std::int64_t lookups);
