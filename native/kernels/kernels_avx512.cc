@@ -13,7 +13,8 @@ namespace {
 // Short last steps (d = 16 as 2 x 2 x 4 gives 8 outputs at a time) would leave half of a long vector empty.
 void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) {
   const int last = cores.num_cores() - 1;
-  if (cores.level(last - 1).columns * cores.level(last).columns <= Vec8::kLanes) {
+  const bool halves = tt_is_long(cores, Vec8::kLanes) && !tt_is_long(cores, Vec16::kLanes);
+  if (halves || cores.level(last - 1).columns * cores.level(last).columns <= Vec8::kLanes) {
     tt_rows_with<Vec16, Vec8>(cores, slots, n, out);
   } else {
     tt_rows_with<Vec16, Vec16>(cores, slots, n, out);

@@ -63,6 +63,16 @@ class WantedPrecision(StrEnum):
     AUTO = "auto"
 
 
+class RowFormat(StrEnum):
+    """How rows are held in DRAM and on SSD."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 class Optimizer(StrEnum):
     """The optimisers of the training room."""
 
@@ -317,6 +327,10 @@ def plan(
     max_tt_share: Annotated[float, typer.Option(help="Largest share of look-ups that TT may answer.")] = 0.05,
     tt: Annotated[bool, typer.Option("--tt/--no-tt", help="Whether rows may become tensor trains.")] = True,
     ssd: Annotated[bool, typer.Option("--ssd/--no-ssd", help="Whether rows may live on SSD.")] = True,
+    row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
+    row_format: Annotated[
+        RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
+    ] = RowFormat.FP32,
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -353,6 +367,8 @@ def plan(
             dense_flops=2 * sum(w.size for w in checkpoint.dense().values() if w.ndim == 2)
             if checkpoint
             else 0,
+            row_cache_bytes=parse_bytes(row_cache, whole=whole),
+            row_format=row_format.value,
             time_limit=time_limit,
         )
     made.save(out)
@@ -449,7 +465,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Samples per call of the engine.")] = 2048,
     threads: Threads = 0,
     io: Io = "auto",
-    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 256,
     on_error: BadLines = OnError.RAISE,
     as_json: Json = False,
 ) -> None:
@@ -478,7 +494,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 3.0,
     threads: Threads = 0,
     io: Io = "auto",
-    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 256,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact's speed on this host."""

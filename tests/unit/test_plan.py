@@ -138,6 +138,31 @@ def test_without_ssd_the_smallest_budget_is_named_and_works(tt: bool) -> None:
         make_plan(SMALL, 16, SYSTEM, dram_bytes=smallest - 1, ssd=False, tt=tt)
 
 
+def test_a_row_cache_takes_its_bytes_from_the_budget() -> None:
+    budget, cache = DENSE_BYTES // 2, DENSE_BYTES // 5
+    plan = make_plan(SMALL, 16, SYSTEM, dram_bytes=budget, row_cache_bytes=cache, tt=False)
+    assert plan.options.row_cache_bytes == cache
+    assert plan.budget.dram_bytes == budget
+    assert plan.predicted.dram_bytes <= budget - cache
+    without = make_plan(SMALL, 16, SYSTEM, dram_bytes=budget - cache, tt=False)
+    assert plan.layouts == without.layouts
+    check_plan(plan, SMALL)
+    options = plan.options.model_copy(update={"row_cache_bytes": budget - plan.predicted.dram_bytes + 1})
+    with pytest.raises(
+        PlanError, match=rf"the budget is \d+ beside the row cache's {options.row_cache_bytes}"
+    ):
+        check_plan(plan.model_copy(update={"options": options}), SMALL)
+    # Without an SSD all rows have to fit beside it.
+    with pytest.raises(InfeasibleBudget, match=rf"keep less than {cache} bytes for the row cache") as caught:
+        make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, row_cache_bytes=cache, ssd=False, tt=False)
+    assert caught.value.smallest_dram_bytes == DENSE_BYTES + cache
+    for wrong in (-1, budget + 1):
+        with pytest.raises(
+            ValueError, match=rf"row_cache_bytes must be from 0 to .* of {budget} .*, got {wrong}"
+        ):
+            make_plan(SMALL, 16, SYSTEM, dram_bytes=budget, row_cache_bytes=wrong)
+
+
 def test_the_tt_share_named_as_a_remedy_works() -> None:
     options = {"dram_fraction": 0.1, "ssd": False}
     with pytest.raises(InfeasibleBudget) as caught:
@@ -177,6 +202,20 @@ def test_one_row_tables_unseen_tables_and_absurd_pooling() -> None:
     assert (plan.predicted.embedding_seconds, plan.gap) == (0, 0)
 
 
+@pytest.mark.parametrize("row_format", ["fp16", "bf16", "int8", "int4"])
+def test_rows_of_another_format(row_format: str) -> None:
+    whole = make_plan(SMALL, 16, SYSTEM, dram_fraction=2.0)
+    plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2, row_format=row_format)
+    assert {band.format for layout in plan.layouts for band in layout.bands} <= {row_format, "tt"}
+    assert plan.options.row_format == row_format
+    assert plan.predicted.dram_bytes == sum(layout.dram_bytes for layout in plan.layouts)
+    same_budget = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2)
+    assert plan.predicted.seconds_per_batch <= same_budget.predicted.seconds_per_batch
+    dense = make_plan(SMALL, 16, SYSTEM, dram_fraction=2.0, row_format=row_format)
+    ratio = {"fp16": 2, "bf16": 2, "int8": 64 / 20, "int4": 64 / 12}[row_format]
+    assert dense.predicted.dram_bytes * ratio == whole.predicted.dram_bytes
+
+
 def test_dims_by_table() -> None:
     dims = {"t0": 4, "t1": 64, "t2": 16, "t3": 13}
     plan = make_plan(SMALL, dims, SYSTEM, dram_fraction=0.3)
@@ -200,6 +239,7 @@ def test_dims_by_table() -> None:
         ({"dram_bytes": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"dram_bytes": 1, "queue_depth": 0}, "queue_depth must be at least 1, got 0"),
         ({"dram_bytes": 1, "dense_flops": -1}, "dense_flops must not be negative, got -1"),
+        ({"dram_bytes": 1, "row_format": "int2"}, "row_format must be one of fp32, fp16, .* got 'int2'"),
         ({"dram_bytes": 1, "time_limit": 0}, "time_limit must be positive, got 0"),
     ],
 )
