@@ -15,7 +15,8 @@ const Kernels& avx2_kernels() {
                                   pool_rows<Vec8>,
                                   decode_rows<Vec8>,
                                   tt_rows_with<Vec8, Vec8>,
-                                  linear<Vec8>,
+                                  {linear<DotFp32<Vec8>>, linear<DotBf16<Vec8>>, linear<DotInt8<Vec8>>},
+                                  encode<Vec8>,
                                   interact<Vec8>,
                                   sigmoid<Vec8>};
   return kTable;

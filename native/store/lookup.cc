@@ -157,18 +157,18 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
-void Lookup::decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd) {
+void Lookup::decode_fetched(const std::vector<Segment>& segments) {
   for (const WantedRow& wanted : wanted_) {
-    const Band& band = *ssd.bands[WantedRow::band_of(wanted.key)];
+    const RowCodec& codec = ssd_.band(wanted).codec;
     const auto segment =
         std::upper_bound(segments.begin(), segments.end(), wanted.position,
                          [](std::int64_t position, const Segment& s) { return position < s.base; }) -
         1;
     const Table& table = *segment->table;
-    if (band.codec == table.codec) continue;
+    if (codec == table.codec) continue;
     float* target = stage(table, 1);
     const void*& row = rows_[static_cast<std::size_t>(wanted.position)];
-    kernels().decode_rows(band.codec, &row, 1, target, table.dim);
+    kernels().decode_rows(codec, &row, 1, target, table.dim);
     row = target;
   }
 }
@@ -244,12 +244,12 @@ void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* re
   }
 }
 
-LookupCounts Lookup::finish(const std::vector<Segment>& segments, const SsdBands& ssd) {
+LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
   ssd_.finish();
   const bool staged = std::any_of(segments.begin(), segments.end(), [](const Segment& segment) {
     return segment.table->has_ssd && segment.table->staged;
   });
-  if (staged) decode_fetched(segments, ssd);
+  if (staged) decode_fetched(segments);
   for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
     const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
     pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));

@@ -50,7 +50,7 @@ class Lookup {
   // Lets the reads go on, without waiting.
   void poll() { ssd_.poll(); }
   // Waits for the rows and pools them. Throws IoError from the drive; `out` is then undefined.
-  LookupCounts finish(const std::vector<Segment>& segments, const SsdBands& ssd);
+  LookupCounts finish(const std::vector<Segment>& segments);
   // Gives the look-up up; waits for reads in flight.
   void abandon() noexcept { ssd_.abandon(); }
 
@@ -76,7 +76,7 @@ class Lookup {
   // Room for n rows of the table as fp32.
   float* stage(const Table& table, std::int64_t n);
   // Makes the rows fetched from SSD what their tables pool.
-  void decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd);
+  void decode_fetched(const std::vector<Segment>& segments);
   void pool(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
   template <typename Body>
   void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,

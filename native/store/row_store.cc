@@ -308,7 +308,7 @@ void RowStore::begin_part(LookupContext& context) {
 }
 
 void RowStore::finish_part(LookupContext& context) {
-  count(context.lookup.finish(context.segments, ssd_));
+  count(context.lookup.finish(context.segments));
   context.first += context.part;
   context.count -= context.part;
   context.out += context.part * context.sample_stride;
@@ -379,7 +379,7 @@ void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
     context->segments.push_back(
         {&table, number, ids, nullptr, first, part, part, out + first * table.dim, table.dim});
     context->lookup.begin(context->segments, ssd_, reader_of(*context));
-    count(context->lookup.finish(context->segments, ssd_));
+    count(context->lookup.finish(context->segments));
   }
 }
 

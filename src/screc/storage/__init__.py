@@ -1,6 +1,6 @@
 """Where rows live: layouts, remaps, checkpoints, artifacts, the row store. Knows rows, never models."""
 
-from .artifact import Artifact, PackedTable
+from .artifact import Artifact, DensePrecision, PackedTable
 from .atomic import ReplacedError, replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
@@ -17,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "Damage",
     "DamagedFileError",
+    "DensePrecision",
     "FitError",
     "PackReport",
     "PackedTable",
