@@ -18,6 +18,11 @@ int64_t bytes_of(const BandIndex& index) {
 
 bool is_last(const BandIndex& index) { return std::holds_alternative<IdentityIndex>(index); }
 
+// Of a scale and bias that all rows share.
+int64_t shared_bytes(const RowCodec& codec) {
+  return codec.own_scale ? 0 : static_cast<int64_t>(sizeof(RowScale));
+}
+
 // Multiply-adds x 2 to rebuild a row, cores taken from the left (TtShape.flops_per_row).
 int64_t rebuild_flops(const std::vector<TtCoreView>& cores) {
   int64_t flops = 0, columns = 1;
@@ -113,7 +118,7 @@ void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, cons
   }
   Band band{Band::Kind::kDram, index, num_rows, codec};
   band.rows = static_cast<const std::byte*>(rows);
-  append(table, std::move(band), num_rows * codec.row_bytes());
+  append(table, std::move(band), num_rows * codec.row_bytes() + shared_bytes(codec));
 }
 
 void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index) {
@@ -132,7 +137,10 @@ void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, cons
   const int64_t bytes = copy->num_parameters() * static_cast<int64_t>(sizeof(float));
   Band band{Band::Kind::kTt, index, expected, {RowFormat::kFp32, owner.dim}};
   band.cores = std::move(copy);
+  band.number = num_tt_bands_;
   append(table, std::move(band), bytes);
+  ++num_tt_bands_;
+  owner.has_tt = true;
   owner.weight = std::max(owner.weight, 1 + rebuild_flops(cores) / 2000);
 }
 
@@ -163,7 +171,7 @@ void RowStore::add_ssd_band(int table, const std::string& path, int number, cons
   }
   if (ssd_.bands.empty()) choose_io();
   const bool direct = band.file->direct();
-  append(table, std::move(band), 0);
+  append(table, std::move(band), shared_bytes(codec));
   owner.has_ssd = true;
   ssd_.bands.push_back(&owner.bands.back());
   make_cache();
@@ -194,6 +202,11 @@ void RowStore::make_cache() {
 int RowStore::num_tables() const {
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return static_cast<int>(tables_.size());
+}
+
+bool RowStore::reads_ssd() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return !ssd_.bands.empty();
 }
 
 int64_t RowStore::num_embeddings(int table) const {
@@ -308,7 +321,7 @@ void RowStore::begin_part(LookupContext& context) {
 }
 
 void RowStore::finish_part(LookupContext& context) {
-  count(context.lookup.finish(context.segments));
+  count(context.lookup.finish(context.segments, ssd_));
   context.first += context.part;
   context.count -= context.part;
   context.out += context.part * context.sample_stride;
@@ -318,6 +331,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
                       int64_t sample_stride) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads_);
   set_up(*context, request, first, count, out, sample_stride);
   while (context->count > 0) {
     begin_part(*context);
@@ -327,8 +341,14 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
 
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
                        int64_t sample_stride) {
+  return begin(request, first, count, out, sample_stride, threads_);
+}
+
+Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                       int64_t sample_stride, ThreadPool& threads) {
   InUse context(contexts_, true);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads);
   set_up(*context, request, first, count, out, sample_stride);
   begin_part(*context);
   return Ticket(*this, context.keep());
@@ -370,6 +390,7 @@ void Ticket::finish() {
 void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads_);
   const Table& table = checked_table(number);
   check_closed(number);
   const int64_t most = std::max<int64_t>(1, kScratchBytes / Lookup::scratch_bytes(table));
@@ -379,7 +400,7 @@ void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
     context->segments.push_back(
         {&table, number, ids, nullptr, first, part, part, out + first * table.dim, table.dim});
     context->lookup.begin(context->segments, ssd_, reader_of(*context));
-    count(context->lookup.finish(context->segments));
+    count(context->lookup.finish(context->segments, ssd_));
   }
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,9 +17,21 @@ from screc.serving.arithmetic import Arithmetic, Precision, check_precision, sto
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.storage import Artifact, RowStore
 from screc.storage.artifact import load_artifact
+from screc.storage.row_format import RowFormat, row_bytes
 
 _POOLINGS = ("sum", "mean")
 _MODEL_FIELDS = ("num_dense", "embedding_dim", "bottom_mlp", "top_mlp", "interaction")
+
+
+class Roles(NamedTuple):
+    """Threads that look rows up and threads that run the dense part: the memory-centric and compute-centric
+    cores of SCRec (arXiv 2504.00520). 0 and 0, "mixed": every thread does both in turn."""
+
+    memory: int = 0
+    compute: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.memory}+{self.compute}" if self.memory else "mixed"
 
 
 class Engine:
@@ -129,6 +143,7 @@ class Engine:
         tables: Sequence[np.ndarray],
         *,
         poolings: Sequence[str] | None = None,
+        row_format: RowFormat = "fp32",
         precision: Precision = "fp32",
         calibration: Batch | None = None,
         threads: int = 0,
@@ -138,8 +153,10 @@ class Engine:
         Args:
             model: as in the constructor.
             dense: as in the constructor.
-            tables: float32 [num_embeddings, embedding_dim] each, C-contiguous; used in place, not copied.
+            tables: float32 [num_embeddings, embedding_dim] each, C-contiguous; used in place, not copied,
+                where ``row_format`` is fp32.
             poolings: "sum" or "mean" for each table; all "sum" by default.
+            row_format: what the rows are held in; int8 and int4 rows each have a scale of their own.
             precision: of the dense layers that gain by it. Its accuracy is not checked here, as it is when an
                 artifact is packed.
             calibration: for int8, a few thousand samples like those to come.
@@ -159,7 +176,8 @@ class Engine:
             if pooling not in _POOLINGS:
                 raise ValueError(f"poolings[{number}]: expected 'sum' or 'mean', got {pooling!r}")
             table = store.add_table(rows.shape[0], rows.shape[1], pooling == "mean")
-            store.add_dram_band(table, rows, None)
+            held = rows if row_format == "fp32" else _held_as(rows, row_format, number)
+            store.add_dram_band(table, held, None, format=row_format)
             specs.append(TableSpec(str(number), rows.shape[0], pooling))
         check_precision("precision", precision)
         engine = cls(model, dense, store, specs)
@@ -190,6 +208,62 @@ class Engine:
         out = np.empty(batch.dense.shape[0], dtype=np.float32)
         self._native.predict(batch.dense, batch.ids, batch.offsets, out)
         return out
+
+    def predict_stream(
+        self, batches: Iterable[Batch], *, ahead: int = 1
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Batch after batch with its probabilities, float32 [B], in order.
+
+        The look-ups of the next ``ahead`` batches, SSD reads above all, go on while one is computed. Batches
+        must not change before their probabilities are there.
+
+        Raises:
+            as :meth:`predict`, when the batch in question is reached; those before it have been given.
+        """
+        if not 1 <= ahead <= 4:
+            raise ValueError(f"ahead must be from 1 to 4 batches, got {ahead}")
+        pending: deque[tuple[_native.Submitted, Batch, np.ndarray]] = deque()
+        for batch in batches:
+            out = np.empty(batch.dense.shape[0], dtype=np.float32)
+            submitted = _native.Submitted(self._native, batch.dense, batch.ids, batch.offsets, out)
+            pending.append((submitted, batch, out))
+            if len(pending) > ahead:
+                yield _collected(*pending.popleft())
+        while pending:
+            yield _collected(*pending.popleft())
+
+    @property
+    def roles(self) -> Roles:
+        """Which threads do what; setting it takes effect at once.
+
+        Raises:
+            ValueError: set to one positive and one zero number of threads.
+            RuntimeError: set while a :meth:`predict_stream` is under way.
+        """
+        return Roles(*self._native.roles)
+
+    @roles.setter
+    def roles(self, roles: tuple[int, int]) -> None:
+        self._native.set_roles(*roles)
+
+    def choose_roles(self, batches: Sequence[Batch], *, rounds: int = 5) -> dict[Roles, float]:
+        """Measures every way to part the threads into memory and compute on ``batches``, keeps the fastest.
+
+        Returns:
+            Seconds for all batches by roles, the least over the rounds.
+        """
+        threads = self.num_threads
+        ways = [Roles(), *(Roles(memory, threads - memory) for memory in range(1, threads))]
+        seconds = dict.fromkeys(ways, float("inf"))
+        for _ in range(rounds):
+            for roles in seconds:
+                self.roles = roles
+                begin = time.perf_counter()
+                for _ in self.predict_stream(batches):
+                    pass
+                seconds[roles] = min(seconds[roles], time.perf_counter() - begin)
+        self.roles = min(seconds, key=seconds.__getitem__)
+        return seconds
 
     def layer_inputs(self, batch: Batch, layer: str) -> np.ndarray:
         """The inputs of one dense layer for every sample, float32 [B, inputs].
@@ -237,6 +311,22 @@ class Engine:
     def num_threads(self) -> int:
         """Threads that share each call, the caller included."""
         return self._native.num_threads
+
+
+def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:
+    submitted.collect()
+    return batch, out
+
+
+def _held_as(rows: np.ndarray, row_format: RowFormat, number: int) -> np.ndarray:
+    """Rows in another format, uint8 [n, row_bytes] on huge pages."""
+    size = row_bytes(row_format, rows.shape[1])
+    held = _native.empty(len(rows) * size).reshape(len(rows), size)
+    try:
+        _native.encode_rows(rows, row_format, held)
+    except ValueError as error:
+        raise ValueError(f"tables[{number}]: {error}") from error
+    return held
 
 
 def _layers(
