@@ -44,8 +44,11 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
 
 }  // namespace
 
-Lookup::Lookup(ThreadPool& threads)
-    : threads_(threads), workers_(static_cast<std::size_t>(threads.num_threads())) {}
+void Lookup::use(ThreadPool& threads) {
+  threads_ = &threads;
+  const auto count = static_cast<std::size_t>(threads.num_threads());
+  if (workers_.size() < count) workers_.resize(count);
+}
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
@@ -157,18 +160,18 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
-void Lookup::decode_fetched(const std::vector<Segment>& segments) {
+void Lookup::decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd) {
   for (const WantedRow& wanted : wanted_) {
-    const RowCodec& codec = ssd_.band(wanted).codec;
+    const Band& band = *ssd.bands[WantedRow::band_of(wanted.key)];
     const auto segment =
         std::upper_bound(segments.begin(), segments.end(), wanted.position,
                          [](std::int64_t position, const Segment& s) { return position < s.base; }) -
         1;
     const Table& table = *segment->table;
-    if (codec == table.codec) continue;
+    if (band.codec == table.codec) continue;
     float* target = stage(table, 1);
     const void*& row = rows_[static_cast<std::size_t>(wanted.position)];
-    kernels().decode_rows(codec, &row, 1, target, table.dim);
+    kernels().decode_rows(band.codec, &row, 1, target, table.dim);
     row = target;
   }
 }
@@ -219,7 +222,7 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
   if (alone_) {
     run(0, last - first, 0);
   } else {
-    threads_.parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
+    threads_->parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
   }
 }
 
@@ -244,9 +247,12 @@ void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* re
   }
 }
 
-LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
+LookupCounts Lookup::finish(const std::vector<Segment>& segments, const SsdBands& ssd) {
   ssd_.finish();
-  decode_fetched(segments);
+  const bool staged = std::any_of(segments.begin(), segments.end(), [](const Segment& segment) {
+    return segment.table->has_ssd && segment.table->staged;
+  });
+  if (staged) decode_fetched(segments, ssd);
   for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
     const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
     pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));

@@ -40,7 +40,10 @@ struct Segment {
 // Working memory and machinery, reused from call to call. One call at a time, in two halves.
 class Lookup {
  public:
-  explicit Lookup(ThreadPool& threads);
+  explicit Lookup(ThreadPool& threads) { use(threads); }
+
+  // The threads that share the work from now on; they must outlive the look-ups.
+  void use(ThreadPool& threads);
 
   // Starts to read the rows that stand on SSD, then does all work that does not need them while they come.
   // Segments of tables with SSD bands go first; they and the reader must stay until finish() or abandon(),
@@ -50,7 +53,7 @@ class Lookup {
   // Lets the reads go on, without waiting.
   void poll() { ssd_.poll(); }
   // Waits for the rows and pools them. Throws IoError from the drive; `out` is then undefined.
-  LookupCounts finish(const std::vector<Segment>& segments);
+  LookupCounts finish(const std::vector<Segment>& segments, const SsdBands& ssd);
   // Gives the look-up up; waits for reads in flight.
   void abandon() noexcept { ssd_.abandon(); }
 
@@ -76,13 +79,13 @@ class Lookup {
   // Room for n rows of the table as fp32.
   float* stage(const Table& table, std::int64_t n);
   // Makes the rows fetched from SSD what their tables pool.
-  void decode_fetched(const std::vector<Segment>& segments);
+  void decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd);
   void pool(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
   template <typename Body>
   void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
                      const Body& body);
 
-  ThreadPool& threads_;
+  ThreadPool* threads_ = nullptr;
   std::vector<Worker> workers_;
   std::vector<const void*> rows_;  // row of every look-up of the call, in its table's codec
   AlignedBuffer arena_;            // rows rebuilt from cores or decoded

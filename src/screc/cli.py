@@ -330,6 +330,7 @@ def plan(
     row_format: Annotated[
         RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
     ] = RowFormat.FP32,
+    row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -367,6 +368,7 @@ def plan(
             if checkpoint
             else 0,
             row_format=row_format.value,
+            row_cache_bytes=parse_bytes(row_cache, whole=whole),
             time_limit=time_limit,
         )
     made.save(out)
@@ -466,7 +468,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Samples per call of the engine.")] = 2048,
     threads: Threads = 0,
     io: Io = "auto",
-    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 256,
     on_error: BadLines = OnError.RAISE,
     as_json: Json = False,
 ) -> None:
@@ -495,7 +497,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 3.0,
     threads: Threads = 0,
     io: Io = "auto",
-    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 256,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact's speed on this host."""

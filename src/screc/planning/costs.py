@@ -67,7 +67,7 @@ class TableCosts:
     system: SystemSpec
     batch_size: int
     llc_bytes: float
-    queue_depth: int = 64
+    queue_depth: int = 256
     row_format: RowFormat = "fp32"
 
     @property

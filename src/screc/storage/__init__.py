@@ -7,7 +7,7 @@ from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
 from .pack import FitError, PackReport, pack
 from .remap import TableRemap
-from .row_store import RowStore
+from .row_store import RowStore, Ticket
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .verify import Damage, VerifyReport, verify
 
@@ -29,6 +29,7 @@ __all__ = [
     "TableRemap",
     "TensorFile",
     "TensorSpec",
+    "Ticket",
     "TtShape",
     "VerifyReport",
     "index_bytes",
