@@ -137,7 +137,10 @@ void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, cons
   const int64_t bytes = copy->num_parameters() * static_cast<int64_t>(sizeof(float));
   Band band{Band::Kind::kTt, index, expected, {RowFormat::kFp32, owner.dim}};
   band.cores = std::move(copy);
+  band.number = num_tt_bands_;
   append(table, std::move(band), bytes);
+  ++num_tt_bands_;
+  owner.has_tt = true;
   owner.weight = std::max(owner.weight, 1 + rebuild_flops(cores) / 2000);
 }
 

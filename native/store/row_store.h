@@ -136,6 +136,7 @@ class RowStore {  // all methods are thread-safe
   mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
   SsdBands ssd_;
+  std::uint64_t num_tt_bands_ = 0;
   LookupContexts contexts_;
 
   // Statistics do not wait for look-ups.
