@@ -327,10 +327,10 @@ def plan(
     max_tt_share: Annotated[float, typer.Option(help="Largest share of look-ups that TT may answer.")] = 0.05,
     tt: Annotated[bool, typer.Option("--tt/--no-tt", help="Whether rows may become tensor trains.")] = True,
     ssd: Annotated[bool, typer.Option("--ssd/--no-ssd", help="Whether rows may live on SSD.")] = True,
+    row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
     row_format: Annotated[
         RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
     ] = RowFormat.FP32,
-    row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -367,8 +367,8 @@ def plan(
             dense_flops=2 * sum(w.size for w in checkpoint.dense().values() if w.ndim == 2)
             if checkpoint
             else 0,
-            row_format=row_format.value,
             row_cache_bytes=parse_bytes(row_cache, whole=whole),
+            row_format=row_format.value,
             time_limit=time_limit,
         )
     made.save(out)

@@ -313,6 +313,11 @@ class Engine:
         return self._native.num_threads
 
 
+def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:
+    submitted.collect()
+    return batch, out
+
+
 def _held_as(rows: np.ndarray, row_format: RowFormat, number: int) -> np.ndarray:
     """Rows in another format, uint8 [n, row_bytes] on huge pages."""
     size = row_bytes(row_format, rows.shape[1])
@@ -322,11 +327,6 @@ def _held_as(rows: np.ndarray, row_format: RowFormat, number: int) -> np.ndarray
     except ValueError as error:
         raise ValueError(f"tables[{number}]: {error}") from error
     return held
-
-
-def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:
-    submitted.collect()
-    return batch, out
 
 
 def _layers(

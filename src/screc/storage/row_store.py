@@ -38,9 +38,9 @@ class RowStore:
     """The embedding tables of an artifact, opened for look-ups.
 
     A row comes back exactly as its format stores it: fp32 rows bit by bit from DRAM and SSD, rows of the
-    other formats as what they decode to, tensor-train rows as the product of their cores. Calls may come from
-    several threads, and look-ups may be begun before others are finished (:meth:`prefetch`): their rows on
-    SSD are read meanwhile.
+    other formats as what they decode to, tensor-train rows as the product of their cores. Calls may come
+    from several threads, and look-ups may be begun before others are finished (:meth:`prefetch`): their rows
+    on SSD are read meanwhile.
 
     Attributes:
         native: the compiled store, for the engine.
