@@ -60,8 +60,8 @@ class Linear:
 
     weight float32 [out, in], bias float32 [out]; both are copied. An int8 layer needs range, float32
     [2, in]: the least and the largest value of each input, with 0 between them; values outside are
-    clamped. ValueError for weights or ranges that are not finite. extensions=False does without VNNI
-    and BF16 instructions.
+    clamped. ValueError for weights or ranges that are not finite. For tests, extensions=False does without
+    VNNI and BF16 instructions, and isa 'amx-emulated' runs AMX's kernels on tiles in plain C++.
     """
 
     def __init__(self, weight: Annotated[NDArray, dict(device='cpu', writable=False)], bias: Annotated[NDArray, dict(device='cpu', writable=False)], precision: str = 'fp32', range: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, isa: str | None = None, extensions: bool = True) -> None: ...
