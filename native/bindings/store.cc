@@ -199,7 +199,8 @@ void bind_row_store(nb::module_& module) {
           "4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.")
       .def_ro("pages_read", &StoreStats::pages_read, "4 KiB pages read.")
       .def_ro("bytes_read", &StoreStats::bytes_read, "Bytes read from SSD.")
-      .def_ro("dram_bytes", &StoreStats::dram_bytes, "Bytes of rows, cores and indices in DRAM.")
+      .def_ro("dram_bytes", &StoreStats::dram_bytes,
+              "Bytes of rows, cores, indices and strategies' copies in DRAM.")
       .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
       .def_ro("direct_io", &StoreStats::direct_io,
               "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
@@ -232,6 +233,26 @@ void bind_row_store(nb::module_& module) {
            "Adds a file of pages as the next band; its pages must carry this table and band number.\n\n"
            "Raises OSError when the file is missing, has the wrong size, or its first or last page is "
            "damaged.")
+      .def(
+          "set_strategy",
+          [](RowStore& store, int table, const std::string& name) {
+            nb::gil_scoped_release release;
+            store.set_strategy(table, parse_strategy(name));
+          },
+          nb::arg("table"), nb::arg("name"),
+          "How the table's rows are fetched: 'gather' (the default), 'private', 'stream', 'private_stream' "
+          "or\n"
+          "'counts'. The table's only band must be float32 rows in DRAM. Answers stay the same to the bit,\n"
+          "except that 'counts' adds the look-ups of one row in a bag as one product. Raises ValueError "
+          "where\n"
+          "the table cannot have the strategy.")
+      .def(
+          "strategy",
+          [](const RowStore& store, int table) {
+            nb::gil_scoped_release release;
+            return std::string(strategy_name(store.strategy(table)));
+          },
+          nb::arg("table"), "The table's strategy.")
       .def("gather", gather, nb::arg("table"), nb::arg("ids"), nb::arg("out"),
            "Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the "
            "table and\n"

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/cpu.h"
+#include "kernels/id_bags.h"
 #include "kernels/tt_cores.h"
 
 namespace screc {
@@ -51,6 +52,12 @@ struct Kernels {
                    int64_t sample_stride, float* out, int64_t out_stride);
 
   void (*sigmoid)(const float* x, int64_t n, float* out);
+
+  // Pools bags of ids of one array, as pool_rows does with pointers. The answers of pool_ids and stream_ids
+  // are the same to the bit; count_ids adds a row once, times the number of its look-ups in the bag.
+  void (*pool_ids)(const RowArray& table, const IdBags& bags);
+  void (*stream_ids)(const RowArray& table, const IdBags& bags);
+  void (*count_ids)(const RowArray& table, const IdBags& bags);
 };
 
 // The kernels of one instruction set; std::invalid_argument when this machine cannot run it.

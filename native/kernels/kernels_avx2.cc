@@ -3,6 +3,7 @@
 #include "kernels/vector_linear.h"
 #include "kernels/vector_math.h"
 #include "kernels/vector_pool.h"
+#include "kernels/vector_small.h"
 #include "kernels/vector_tt.h"
 
 namespace screc {
@@ -16,7 +17,10 @@ const Kernels& avx2_kernels() {
                                   tt_rows_with<Vec8, Vec8>,
                                   linear<Vec8>,
                                   interact<Vec8>,
-                                  sigmoid<Vec8>};
+                                  sigmoid<Vec8>,
+                                  pool_ids<Vec8>,
+                                  stream_ids<Vec8>,
+                                  count_ids<Vec8>};
   return kTable;
 }
 

@@ -4,6 +4,7 @@
 #include "kernels/vector_linear.h"
 #include "kernels/vector_math.h"
 #include "kernels/vector_pool.h"
+#include "kernels/vector_small.h"
 #include "kernels/vector_tt.h"
 
 namespace screc {
@@ -30,7 +31,10 @@ const Kernels& avx512_kernels() {
                                   tt_rows,
                                   linear<Vec16>,
                                   interact<Vec16>,
-                                  sigmoid<Vec16>};
+                                  sigmoid<Vec16>,
+                                  pool_ids<Vec16>,
+                                  stream_ids<Vec16>,
+                                  count_ids<Vec16>};
   return kTable;
 }
 

@@ -28,6 +28,46 @@ void pool_rows(const float* const* rows, const int64_t* offsets, int64_t num_bag
   }
 }
 
+// entry(id, column) of a table, pooled as pool_rows does.
+template <typename Entry>
+void pool_entries(int64_t dim, const IdBags& bags, const Entry& entry) {
+  for (int64_t b = 0; b < bags.num_bags; ++b) {
+    const int64_t begin = bags.start(b), end = bags.start(b + 1);
+    for (int64_t c = 0; c < dim; ++c) {
+      float sum = end - begin == 1 ? entry(bags.ids[begin], c) : 0.0f;
+      for (int64_t k = begin; end - begin > 1 && k < end; ++k) sum += entry(bags.ids[k], c);
+      if (bags.mean && end - begin > 1) sum /= static_cast<float>(end - begin);
+      bags.out[b * bags.out_stride + c] = sum;
+    }
+  }
+}
+
+void pool_ids(const RowArray& table, const IdBags& bags) {
+  pool_entries(table.dim, bags, [&](int64_t id, int64_t c) { return table.rows[id * table.dim + c]; });
+}
+
+void stream_ids(const RowArray& table, const IdBags& bags) {
+  const int64_t stride = RowArray::padded_rows(table.num_rows);
+  pool_entries(table.dim, bags, [&](int64_t id, int64_t c) { return table.columns[c * stride + id]; });
+}
+
+void count_ids(const RowArray& table, const IdBags& bags) {
+  float counts[RowArray::kMaxCounted];
+  for (int64_t b = 0; b < bags.num_bags; ++b) {
+    const int64_t begin = bags.start(b), end = bags.start(b + 1);
+    for (int64_t r = 0; r < table.num_rows; ++r) counts[r] = 0.0f;
+    for (int64_t k = begin; k < end; ++k) counts[bags.ids[k]] += 1.0f;
+    for (int64_t c = 0; c < table.dim; ++c) {
+      float sum = end - begin == 1 ? table.rows[bags.ids[begin] * table.dim + c] : 0.0f;
+      for (int64_t r = 0; end - begin > 1 && r < table.num_rows; ++r) {
+        sum += counts[r] * table.rows[r * table.dim + c];
+      }
+      if (bags.mean && end - begin > 1) sum /= static_cast<float>(end - begin);
+      bags.out[b * bags.out_stride + c] = sum;
+    }
+  }
+}
+
 void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) {
   float* scratch = thread_scratch(cores.scratch_floats());
   const int last = cores.num_cores() - 1;
@@ -93,8 +133,8 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{Isa::kScalar, 1,      0,        gather_rows, pool_rows,
-                                  tt_rows,      linear, interact, sigmoid};
+  static constexpr Kernels kTable{Isa::kScalar, 1,        0,       gather_rows, pool_rows,  tt_rows,
+                                  linear,       interact, sigmoid, pool_ids,    stream_ids, count_ids};
   return kTable;
 }
 

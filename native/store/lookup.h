@@ -61,6 +61,9 @@ class Lookup {
   std::int64_t prepare(std::vector<Segment>& segments);
   // Resolves the unit's look-ups, and finishes it unless rows are still to come from SSD.
   void run_unit(const Segment& segment, std::int64_t unit, Worker& worker);
+  void run_whole(const Segment& segment, std::int64_t first, std::int64_t last, std::int64_t begin,
+                 std::int64_t end, Worker& worker);
+  static void prefetch_rows(const std::vector<Segment>& segments);
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
   void resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
                     Worker& worker);

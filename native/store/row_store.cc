@@ -16,6 +16,8 @@ int64_t bytes_of(const BandIndex& index) {
   return std::visit([](const auto& form) { return form.bytes(); }, index);
 }
 
+RowArray row_array(const Table& table) { return {table.whole(), table.num_embeddings, table.dim}; }
+
 bool is_last(const BandIndex& index) { return std::holds_alternative<IdentityIndex>(index); }
 
 // Multiply-adds x 2 to rebuild a row, cores taken from the left (TtShape.flops_per_row).
@@ -110,6 +112,40 @@ void RowStore::add_dram_band(int table, const float* rows, int64_t num_rows, int
   Band band{Band::Kind::kDram, index, num_rows};
   band.rows = rows;
   append(table, std::move(band), num_rows * dim * static_cast<int64_t>(sizeof(float)));
+  if (owner.closed && owner.whole() != nullptr) apply_strategies();
+}
+
+Strategy RowStore::strategy(int table) const {
+  std::lock_guard<std::mutex> lock(turn_);
+  return checked_table(table).strategy.strategy();
+}
+
+void RowStore::set_strategy(int number, Strategy strategy) {
+  std::lock_guard<std::mutex> lock(turn_);
+  const Table& table = checked_table(number);
+  check_closed(number);
+  if (table.whole() == nullptr) {
+    if (strategy == Strategy::kGather) return;
+    throw std::invalid_argument("strategy '" + std::string(strategy_name(strategy)) +
+                                "' is for tables whose only band is fp32 rows in DRAM; table " +
+                                text(number) + " has other bands: use 'gather'");
+  }
+  StrategyArrays::check(row_array(table), strategy);
+  apply_strategies(number, strategy);
+}
+
+void RowStore::apply_strategies(int changed, Strategy strategy) {
+  std::vector<StrategyArrays::Member> members;
+  for (size_t number = 0; number < tables_.size(); ++number) {
+    Table& table = *tables_[number];
+    if (!table.closed || table.whole() == nullptr) continue;
+    const bool change = static_cast<int>(number) == changed;
+    members.push_back({row_array(table), change ? strategy : table.strategy.strategy(), &table.strategy});
+  }
+  const int64_t before = strategy_arrays_.bytes();
+  strategy_arrays_.build(members, threads_.num_threads());
+  std::lock_guard<std::mutex> lock(stats_mutex_);
+  stats_.dram_bytes += strategy_arrays_.bytes() - before;
 }
 
 void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index) {
@@ -272,7 +308,7 @@ void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
   std::lock_guard<std::mutex> lock(turn_);
   const Table& table = checked_table(number);
   check_closed(number);
-  const int64_t most = std::max<int64_t>(1, kScratchBytes / Lookup::scratch_bytes(table));
+  const int64_t most = kScratchBytes / std::max<int64_t>(1, Lookup::scratch_bytes(table));
   for (int64_t first = 0; first < n; first += most) {
     const int64_t part = std::min(most, n - first);
     segments_.clear();

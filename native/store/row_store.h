@@ -29,7 +29,7 @@ struct StoreStats {
   int64_t page_requests;  // pages that the look-ups on SSD needed, before each is read once per call
   int64_t pages_read;
   int64_t bytes_read;
-  int64_t dram_bytes;      // rows, cores and indices
+  int64_t dram_bytes;      // rows, cores, indices and the copies of strategies
   std::string io_backend;  // "io_uring" or "pread"; "none" without SSD bands
   bool direct_io;          // false when some file is read through the page cache
   int queue_depth;
@@ -55,6 +55,11 @@ class RowStore {  // all methods are thread-safe; look-ups take turns
   // The file's size and its first and last page are checked here (IoError), every page when it is read.
   void add_ssd_band(int table, const std::string& path, int band, const BandIndex& index);
 
+  // How the table's rows are fetched, 'gather' until it is set. Throws std::invalid_argument where the table
+  // cannot have the strategy: its only band must be float32 rows in DRAM, and few enough for it.
+  void set_strategy(int table, Strategy strategy);
+  Strategy strategy(int table) const;
+
   int num_tables() const;
   int64_t num_embeddings(int table) const;
   int64_t embedding_dim(int table) const;
@@ -76,6 +81,8 @@ class RowStore {  // all methods are thread-safe; look-ups take turns
   const Table& checked_table(int table) const;
   void check_closed(int table) const;
   void append(int table, Band band, int64_t bytes);
+  // Makes what the strategies of all tables need; table `changed` gets a new one.
+  void apply_strategies(int changed = -1, Strategy strategy = Strategy::kGather);
   void check_offsets(const LookupRequest& request, int64_t first, int64_t count) const;
   int64_t scratch_bytes(const LookupRequest& request, int64_t first, int64_t count) const;
   void lookup_part(const LookupRequest& request, int64_t first, int64_t count, float* out,
@@ -88,6 +95,7 @@ class RowStore {  // all methods are thread-safe; look-ups take turns
 
   mutable std::mutex turn_;  // one look-up at a time; guards all down to segments_
   std::vector<std::unique_ptr<Table>> tables_;
+  StrategyArrays strategy_arrays_;
   std::vector<const Band*> ssd_bands_;
   std::unique_ptr<PageReader> reader_;  // made for the first SSD band
   Lookup lookup_;

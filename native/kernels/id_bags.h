@@ -1,0 +1,41 @@
+// What the kernels that look rows up by their ids in one array take: the table, and the bags.
+#pragma once
+
+#include <cstdint>
+
+namespace screc {
+
+struct RowArray {
+  const float* rows;  // [num_rows, dim]
+  int64_t num_rows, dim;
+  // The transpose, [dim, padded_rows], for stream_ids; null elsewhere.
+  const float* columns = nullptr;
+
+  // Most rows that stream_ids and count_ids take.
+  static constexpr int64_t kMaxStreamed = 64;
+  static constexpr int64_t kMaxCounted = 32;
+
+  // Entries of a column: 16, 32 or 64, a power of two of the longest vector.
+  static int64_t padded_rows(int64_t num_rows) { return num_rows <= 16 ? 16 : num_rows <= 32 ? 32 : 64; }
+};
+
+struct IdBags {
+  const int64_t* ids;      // all within the table
+  const int64_t* offsets;  // [num_bags + 1] into ids; null: one id in each bag
+  int64_t num_bags;
+  bool mean;
+  float* out;  // bag b goes to out + b * out_stride
+  int64_t out_stride;
+
+  // Every bag has one id.
+  bool single() const {
+    if (offsets == nullptr) return true;
+    int64_t other = 0;
+    for (int64_t b = 0; b <= num_bags; ++b) other |= offsets[b] ^ (offsets[0] + b);
+    return other == 0;
+  }
+
+  int64_t start(int64_t bag) const { return offsets == nullptr ? bag : offsets[bag]; }
+};
+
+}  // namespace screc
