@@ -31,9 +31,6 @@ struct Kernels {
   // At most this many outputs are computed as dot products, without panels.
   int64_t linear_max_dots;
 
-  // out[i] = rows[ids[i]] for rows float32 [*, dim].
-  void (*gather_rows)(const float* rows, int64_t dim, const int64_t* ids, int64_t n, float* out);
-
   // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to rows of `dim` floats,
   // into out + b * out_stride; an empty bag gives zeros.
   void (*pool_rows)(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim,

@@ -12,7 +12,6 @@ const Kernels& avx2_kernels() {
   static constexpr Kernels kTable{Isa::kAvx2,
                                   LinearShape<Vec8>::kPanel,
                                   LinearShape<Vec8>::kMaxDots,
-                                  gather_rows<Vec8>,
                                   pool_rows<Vec8>,
                                   tt_rows_with<Vec8, Vec8>,
                                   linear<Vec8>,

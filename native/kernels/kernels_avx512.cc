@@ -26,7 +26,6 @@ const Kernels& avx512_kernels() {
   static constexpr Kernels kTable{Isa::kAvx512,
                                   LinearShape<Vec16>::kPanel,
                                   LinearShape<Vec16>::kMaxDots,
-                                  gather_rows<Vec16>,
                                   pool_rows<Vec16>,
                                   tt_rows,
                                   linear<Vec16>,

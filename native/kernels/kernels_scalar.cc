@@ -7,12 +7,6 @@
 namespace screc {
 namespace {
 
-void gather_rows(const float* rows, int64_t dim, const int64_t* ids, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(out + i * dim, rows + ids[i] * dim, static_cast<size_t>(dim) * sizeof(float));
-  }
-}
-
 void pool_rows(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim, bool mean,
                float* out, int64_t out_stride) {
   for (int64_t b = 0; b < num_bags; ++b) {
@@ -133,8 +127,8 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{Isa::kScalar, 1,        0,       gather_rows, pool_rows,  tt_rows,
-                                  linear,       interact, sigmoid, pool_ids,    stream_ids, count_ids};
+  static constexpr Kernels kTable{Isa::kScalar, 1,       0,        pool_rows,  tt_rows,  linear,
+                                  interact,     sigmoid, pool_ids, stream_ids, count_ids};
   return kTable;
 }
 

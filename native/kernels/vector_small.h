@@ -137,8 +137,8 @@ void count_ids(const RowArray& table, const IdBags& bags) {
     const int64_t begin = bags.start(b), length = bags.start(b + 1) - begin;
     float* out = bags.out + b * bags.out_stride;
     if (length <= 1) {
-      pool_bag<V>(NumberedRows{table.rows, table.dim, bags.ids}, begin, begin + length, table.dim, false,
-                  out);
+      pool_bag<V>(NumberedRows{table.rows, table.dim, bags.ids}, begin, begin + length, table.dim, false, out,
+                  [](int64_t) {});
       continue;
     }
     std::fill_n(counts, 8 * groups, 0.0f);

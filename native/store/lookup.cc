@@ -16,7 +16,7 @@ constexpr std::int64_t kUnitLookups = 1024;
 // Below this many look-ups of DRAM rows, waking other threads costs more than they save.
 constexpr std::int64_t kAlone = 1024;
 // At most this many look-ups have their rows prefetched before the first is used.
-constexpr std::int64_t kFew = 128;
+constexpr std::int64_t kFew = 512;
 
 [[noreturn]] void refuse_id(const Segment& segment, std::int64_t position) {
   throw std::invalid_argument("ids[" + std::to_string(position) + "] is " +
@@ -193,10 +193,9 @@ void Lookup::run_whole(const Segment& segment, std::int64_t first, std::int64_t 
 // Asks for the rows of all tables at once, so that a call of few look-ups waits for memory once.
 void Lookup::prefetch_rows(const std::vector<Segment>& segments) {
   for (const Segment& segment : segments) {
-    const float* whole = segment.table->whole();
-    if (whole == nullptr) continue;
+    if (segment.table->whole() == nullptr) continue;
     const std::int64_t bytes = segment.table->dim * static_cast<std::int64_t>(sizeof(float));
-    const auto rows = reinterpret_cast<std::uintptr_t>(whole);
+    const auto rows = reinterpret_cast<std::uintptr_t>(segment.table->strategy.rows(0));
     for (std::int64_t i = 0; i < segment.num_ids; ++i) {
       // Not checked yet: a prefetch from anywhere does no harm.
       const auto row = rows + static_cast<std::uintptr_t>(segment.ids[segment.first_id + i] * bytes);
@@ -245,7 +244,7 @@ LookupCounts Lookup::run(std::vector<Segment>& segments, const std::vector<const
   LookupCounts counts;
   counts.lookups = prepare(segments);
   if (num_units_ == 0) return counts;
-  if (counts.lookups <= kFew) prefetch_rows(segments);
+  if (alone_ && counts.lookups <= kFew) prefetch_rows(segments);
   for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
     run_unit(segment, unit, worker);
   });

@@ -83,9 +83,7 @@ Strategy parse_strategy(std::string_view name) {
                               "' is unknown; use gather, private, stream, private_stream or counts");
 }
 
-void TableStrategy::pool(const IdBags& bags, int thread) const {
-  kernel_(arrays_[arrays_.size() == 1 ? 0 : static_cast<size_t>(thread)], bags);
-}
+void TableStrategy::pool(const IdBags& bags, int thread) const { kernel_(array(thread), bags); }
 
 void StrategyArrays::check(const RowArray& array, Strategy strategy) {
   const int64_t bytes = array.num_rows * array.dim * static_cast<int64_t>(sizeof(float));

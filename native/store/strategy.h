@@ -37,9 +37,15 @@ class TableStrategy {
 
   Strategy strategy() const { return strategy_; }
   void pool(const IdBags& bags, int thread) const;
+  // The rows that the thread's look-ups read.
+  const float* rows(int thread) const { return array(thread).rows; }
 
  private:
   friend class StrategyArrays;
+  const RowArray& array(int thread) const {
+    return arrays_[arrays_.size() == 1 ? 0 : static_cast<size_t>(thread)];
+  }
+
   Strategy strategy_ = Strategy::kGather;
   void (*kernel_)(const RowArray&, const IdBags&) = nullptr;
   std::vector<RowArray> arrays_;  // one, or one for every thread
