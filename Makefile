@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(shell find native -name '*.cc' -o -name '*.h')
 JOB ?= kaggle
+comma := ,
 
-.PHONY: install run test bench lint format stub clean
+.PHONY: install run test bench sanitize sanitize-address sanitize-thread lint format stub clean
 
 install: $(STAMP)
 
@@ -28,6 +29,23 @@ test: install
 
 bench: install
 	$(BIN)/python benchmarks/run.py $(JOB) --json run/bench-$(JOB).json
+
+# The tests of the native code under AddressSanitizer with UndefinedBehaviorSanitizer, and ThreadSanitizer.
+NATIVE_TESTS := $(addprefix tests/unit/test_,kernels.py io.py row_store.py engine.py pack.py)
+SANITIZED = $(BIN)/cmake -S . -B build/$(1) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DSCREC_SANITIZE=$(2) >/dev/null && \
+	$(BIN)/cmake --build build/$(1) && \
+	OPENBLAS_NUM_THREADS=1 LD_PRELOAD="$$(c++ -print-file-name=lib$(3).so) $$(c++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+	TSAN_OPTIONS="halt_on_error=1 suppressions=$(abspath tests/tsan.supp)" \
+	SCREC_SANITIZED=$$(ls build/$(1)/_native*.so) $(BIN)/pytest -p tests.sanitized -m "not slow" $(NATIVE_TESTS)
+
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address: install
+	$(call SANITIZED,address,address$(comma)undefined,asan)
+
+sanitize-thread: install
+	$(call SANITIZED,thread,thread,tsan)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,33 +1,78 @@
 #include "base/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
+#include <utility>
 
 namespace screc {
 namespace {
 
-int available_cores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
+// How long a thread looks out for what it waits for before it sleeps: longer than the gap between the loops
+// of one prediction and between calls that follow each other closely.
+constexpr auto kLookOut = std::chrono::microseconds(100);
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// True as soon as ready() is, false when it was not for kLookOut.
+template <typename Ready>
+bool look_out(const Ready& ready) {
+  const auto until = std::chrono::steady_clock::now() + kLookOut;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (ready()) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < until);
+  return false;
 }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
-  const int total = num_threads > 0 ? num_threads : available_cores();
+std::vector<int> available_cores() {
+  std::vector<int> cores;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+      if (CPU_ISSET(core, &set)) cores.push_back(core);
+    }
+  } else {
+    for (unsigned core = 0; core < std::max(1u, std::thread::hardware_concurrency()); ++core) {
+      cores.push_back(static_cast<int>(core));
+    }
+  }
+  return cores;
+}
+
+void pin_to_core(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
+ThreadPool::ThreadPool(int num_threads, bool pinned) {
+  const std::vector<int> cores = available_cores();
+  const int total = num_threads > 0 ? num_threads : static_cast<int>(cores.size());
   for (int thread = 1; thread < total; ++thread) {
-    workers_.emplace_back([this, thread] { work(thread); });
+    const int core = pinned ? cores[static_cast<std::size_t>(thread) % cores.size()] : -1;
+    workers_.emplace_back([this, thread, core] {
+      if (core >= 0) pin_to_core(core);
+      work(thread);
+    });
   }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
-  }
-  start_.notify_all();
+  stopping_.store(true);
+  loop_.fetch_add(1);
+  loop_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -39,21 +84,20 @@ void ThreadPool::parallel_for(std::int64_t n, std::int64_t grain, const Body& bo
     for (std::int64_t begin = 0; begin < n; begin += grain) body(begin, std::min(n, begin + grain), 0);
     return;
   }
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    body_ = &body;
-    size_ = n;
-    grain_ = grain;
-    next_.store(0, std::memory_order_relaxed);
-    error_ = nullptr;
-    busy_ = static_cast<int>(workers_.size());
-    ++generation_;
-  }
-  start_.notify_all();
+  body_ = &body;
+  size_ = n;
+  grain_ = grain;
+  next_.store(0, std::memory_order_relaxed);
+  state_.store(kOpen, std::memory_order_release);
+  loop_.fetch_add(1);
+  loop_.notify_all();
   take_pieces(0);
-  std::unique_lock<std::mutex> lock(mutex_);
-  done_.wait(lock, [this] { return busy_ == 0; });
-  if (error_) std::rethrow_exception(error_);
+  std::uint32_t left = state_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+  const auto empty = [this, &left] { return (left = state_.load(std::memory_order_acquire)) == 0; };
+  if (left != 0 && !look_out(empty)) {
+    while (!empty()) state_.wait(left, std::memory_order_acquire);
+  }
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void ThreadPool::take_pieces(int thread) {
@@ -65,23 +109,39 @@ void ThreadPool::take_pieces(int thread) {
     }
   } catch (...) {
     next_.store(size_, std::memory_order_relaxed);  // the others stop at their next piece
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<std::mutex> lock(error_mutex_);
     if (!error_) error_ = std::current_exception();
   }
 }
 
+std::uint32_t ThreadPool::next_loop(std::uint32_t seen) const {
+  std::uint32_t now = seen;
+  const auto begun = [this, seen, &now] { return (now = loop_.load(std::memory_order_acquire)) != seen; };
+  if (!look_out(begun)) {
+    while (!begun()) loop_.wait(seen, std::memory_order_acquire);
+  }
+  return now;
+}
+
+bool ThreadPool::join() {
+  std::uint32_t state = state_.load(std::memory_order_relaxed);
+  while (state & kOpen) {
+    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) return true;
+  }
+  return false;
+}
+
+void ThreadPool::leave() {
+  if (state_.fetch_sub(1, std::memory_order_acq_rel) == 1) state_.notify_one();
+}
+
 void ThreadPool::work(int thread) {
-  std::uint64_t seen = 0;
-  for (;;) {
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      start_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-      if (stopping_) return;
-      seen = generation_;
-    }
+  for (std::uint32_t seen = 0;;) {
+    seen = next_loop(seen);
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    if (!join()) continue;
     take_pieces(thread);
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (--busy_ == 0) done_.notify_one();
+    leave();
   }
 }
 

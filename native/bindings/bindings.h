@@ -8,6 +8,7 @@ namespace screc::bindings {
 namespace nb = nanobind;
 
 void bind_kernels(nb::module_& module);
+void bind_row_format(nb::module_& module);
 void bind_io(nb::module_& module);
 void bind_store(nb::module_& module);
 void bind_engine(nb::module_& module);

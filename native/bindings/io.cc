@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <vector>
 
@@ -75,10 +76,13 @@ class FileReader {
       }
       requests[static_cast<std::size_t>(i)] = {&file_, pages[i]};
     }
-    reader_->read(requests.data(), count, sink);
+    std::lock_guard<std::mutex> turn(mutex_);
+    reader_->start(requests.data(), count, sink);
+    reader_->finish();
   }
 
  private:
+  std::mutex mutex_;  // one read at a time
   std::unique_ptr<PageReader> reader_;
   PageFile file_;
 };
@@ -125,7 +129,7 @@ void bind_io(nb::module_& module) {
       "'pread'.\nqueue_depth: reads in flight; each holds a 4 KiB buffer.\n\n"
       "Raises OSError when the file is missing or not of whole pages, or io_uring is refused.")
       .def(nb::init<const Path&, const std::string&, int>(), nb::arg("path"), nb::arg("io") = "auto",
-           nb::arg("queue_depth") = 64)
+           nb::arg("queue_depth") = kDefaultQueueDepth)
       .def_prop_ro("backend", &FileReader::backend, "'io_uring' or 'pread'.")
       .def_prop_ro("queue_depth", &FileReader::queue_depth, "Reads in flight at most.")
       .def_prop_ro("num_pages", &FileReader::num_pages, "Pages of 4096 bytes in the file.")

@@ -8,6 +8,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/pool.h"
+#include "bindings/row_codec.h"
 #include "kernels/linear.h"
 
 namespace screc::bindings {
@@ -64,17 +65,21 @@ void gather_rows(const AnyConstArray& rows, const AnyConstArray& ids, const AnyA
   nb::gil_scoped_release nogil;
   check_ids(id, n, num_rows);
   share(pool, n, 1024, [&](int64_t begin, int64_t end) {
-    k.pool_ids({from, num_rows, width}, {id + begin, nullptr, end - begin, false, to + begin * width, width});
+    k.pool_ids({reinterpret_cast<const std::byte*>(from), num_rows, {RowFormat::kFp32, width}},
+               {id + begin, nullptr, end - begin, false, to + begin * width, width});
   });
 }
 
 void pool_rows(const AnyConstArray& rows, const AnyConstArray& ids, const AnyConstArray& offsets,
-               const AnyArray& out, bool mean, ThreadPool* pool, const IsaName& isa) {
-  const float* from = checked<float>(rows, "rows", 2);
+               const AnyArray& out, bool mean, const std::string& format, const SharedScale& scale,
+               ThreadPool* pool, const IsaName& isa) {
   const int64_t* id = checked<int64_t>(ids, "ids", 1);
   const int64_t* offset = checked<int64_t>(offsets, "offsets", 1);
   float* to = checked<float>(out, "out", 2);
-  const int64_t n = dim(ids, 0), width = dim(rows, 1), num_rows = dim(rows, 0);
+  const int64_t n = dim(ids, 0), width = dim(out, 1), num_rows = dim(rows, 0);
+  const RowCodec codec = codec_of(format, width, scale);
+  const auto* from = static_cast<const std::byte*>(checked_rows_of(codec, rows));
+  if (codec.format == RowFormat::kFp32) expect_shape(rows, "rows", {num_rows, width});
   if (dim(offsets, 0) < 1) throw nb::value_error("offsets: expected at least 1 entry, got none");
   const int64_t num_bags = dim(offsets, 0) - 1;
   expect_shape(out, "out", {num_bags, width});
@@ -82,12 +87,13 @@ void pool_rows(const AnyConstArray& rows, const AnyConstArray& ids, const AnyCon
   nb::gil_scoped_release nogil;
   check_offsets(offset, num_bags, n);
   check_ids(id, n, num_rows);
-  std::vector<const float*> pointers(static_cast<size_t>(n));
+  const int64_t row_bytes = codec.row_bytes();
+  std::vector<const void*> pointers(static_cast<size_t>(n));
   share(pool, num_bags, 512, [&](int64_t begin, int64_t end) {
     for (int64_t i = offset[begin]; i < offset[end]; ++i) {
-      pointers[static_cast<size_t>(i)] = from + id[i] * width;
+      pointers[static_cast<size_t>(i)] = from + id[i] * row_bytes;
     }
-    k.pool_rows(pointers.data(), offset + begin, end - begin, width, mean, to + begin * width, width);
+    k.pool_rows(codec, pointers.data(), offset + begin, end - begin, mean, to + begin * width, width);
   });
 }
 
@@ -206,11 +212,12 @@ void bind_kernels(nb::module_& module) {
              "out[i] = rows[ids[i]].\n\n"
              "rows float32 [N, d], ids int64 [n], out float32 [n, d]. ValueError for an id outside [0, N).");
   module.def(
-      "pool_rows", &pool_rows, "rows"_a, "ids"_a, "offsets"_a, "out"_a, "mean"_a = false,
-      "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
+      "pool_rows", &pool_rows, "rows"_a, "ids"_a, "offsets"_a, "out"_a, "mean"_a = false, "format"_a = "fp32",
+      "scale"_a = nb::none(), "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
       "out[b] = sum (or mean) of rows[ids[offsets[b]:offsets[b + 1]]]; an empty bag gives zeros.\n\n"
-      "rows float32 [N, d], ids int64 [n], offsets int64 [B + 1], out float32 [B, d]. ValueError for an\n"
-      "id outside [0, N) and for offsets that do not rise from 0 to n.");
+      "rows float32 [N, d], or uint8 [N, row_bytes] in another format (see encode_rows); ids int64 [n],\n"
+      "offsets int64 [B + 1], out float32 [B, d]. ValueError for an id outside [0, N) and for offsets that "
+      "do not rise from 0 to n.");
   module.def(
       "tt_rows", &tt_rows, "cores"_a, "ids"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
       "Rebuilds rows of a tensor-train table (TT-Rec, arXiv 2101.11714, section 3).\n\n"

@@ -7,6 +7,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/row_codec.h"
 #include "store/index.h"
 #include "store/page.h"
 #include "store/row_store.h"
@@ -119,12 +120,14 @@ BandIndex index_of(nb::handle index) {
   throw nb::value_error((std::string(kForms) + ", got '" + form + "'").c_str());
 }
 
-void add_dram_band(RowStore& store, int table, const AnyConstArray& rows, nb::handle index) {
-  const auto* data = checked<float>(rows, "rows", 2);
+void add_dram_band(RowStore& store, int table, const AnyConstArray& rows, nb::handle index,
+                   const std::string& format, const SharedScale& scale) {
+  RowCodec codec = codec_of(format, released([&] { return store.embedding_dim(table); }), scale);
+  const void* data = checked_rows_of(codec, rows);
+  if (codec.format == RowFormat::kFp32) codec.dim = static_cast<std::int64_t>(rows.shape(1));
   const BandIndex form = index_of(index);
   nb::gil_scoped_release release;
-  store.add_dram_band(table, data, static_cast<std::int64_t>(rows.shape(0)),
-                      static_cast<std::int64_t>(rows.shape(1)), form);
+  store.add_dram_band(table, data, static_cast<std::int64_t>(rows.shape(0)), codec, form);
 }
 
 void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& cores, nb::handle index) {
@@ -140,10 +143,12 @@ void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& c
   store.add_tt_band(table, views, form);
 }
 
-void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index) {
+void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index,
+                  const std::string& format, const SharedScale& scale) {
+  const RowCodec codec = codec_of(format, released([&] { return store.embedding_dim(table); }), scale);
   const BandIndex form = index_of(index);
   nb::gil_scoped_release release;
-  store.add_ssd_band(table, path.string(), band, form);
+  store.add_ssd_band(table, path.string(), band, codec, form);
 }
 
 void check_out_shape(const AnyArray& out, std::int64_t rows, std::int64_t columns) {
@@ -163,8 +168,15 @@ void gather(RowStore& store, int table, const AnyConstArray& ids, const AnyArray
   store.gather(table, wanted, n, target);
 }
 
-void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
-            const AnyArray& out) {
+// The request and where its answer goes, once all shapes fit.
+struct LookupArrays {
+  LookupRequest request;
+  float* out;
+  std::int64_t width;
+};
+
+LookupArrays checked_lookup(const RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets,
+                            std::int64_t batch_size, const AnyArray& out) {
   LookupRequest request{checked<std::int64_t>(ids, "ids", 1), static_cast<std::int64_t>(ids.shape(0)),
                         checked<std::int64_t>(offsets, "offsets", 1), batch_size};
   auto* target = checked<float>(out, "out", 2);
@@ -181,8 +193,21 @@ void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offs
                               .c_str());
   }
   check_out_shape(out, batch_size, width);
+  return {request, target, width};
+}
+
+void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
+            const AnyArray& out) {
+  const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
   nb::gil_scoped_release release;
-  store.lookup(request, 0, batch_size, target, width);
+  store.lookup(arrays.request, 0, batch_size, arrays.out, arrays.width);
+}
+
+Ticket begin(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
+             const AnyArray& out) {
+  const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
+  nb::gil_scoped_release release;
+  return store.begin(arrays.request, 0, batch_size, arrays.out, arrays.width);
 }
 
 void bind_row_store(nb::module_& module) {
@@ -199,38 +224,64 @@ void bind_row_store(nb::module_& module) {
           "4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.")
       .def_ro("pages_read", &StoreStats::pages_read, "4 KiB pages read.")
       .def_ro("bytes_read", &StoreStats::bytes_read, "Bytes read from SSD.")
+      .def_ro("cache_hits", &StoreStats::cache_hits,
+              "Rows on SSD of which the cache held a copy. cache_hits + cache_misses counts the distinct "
+              "rows that\n"
+              "calls wanted, call by call; ssd_rows every look-up.")
+      .def_ro("cache_misses", &StoreStats::cache_misses, "Rows on SSD that were read.")
+      .def_ro("cache_admissions", &StoreStats::cache_admissions, "Rows that the cache took in.")
+      .def_ro("cache_bytes", &StoreStats::cache_bytes,
+              "Bytes of the cache's rows and counts; at most what it was given.")
       .def_ro("dram_bytes", &StoreStats::dram_bytes,
-              "Bytes of rows, cores, indices and strategies' copies in DRAM.")
+              "Bytes of rows, cores, indices, cache and strategies' copies in DRAM.")
       .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
       .def_ro("direct_io", &StoreStats::direct_io,
               "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
       .def_ro("queue_depth", &StoreStats::queue_depth, "Page reads in flight at most.")
       .def_ro("num_threads", &StoreStats::num_threads, "Threads that look-ups share, the caller included.");
 
+  nb::class_<Ticket>(
+      module, "Ticket",
+      "A look-up that has begun; given up when it is deleted unfinished. Safe to share between threads.")
+      .def("poll", &Ticket::poll, nb::call_guard<nb::gil_scoped_release>(),
+           "Lets reads from SSD go on, without waiting: at most queue_depth of them are in flight at a time.")
+      .def("finish", &Ticket::finish, nb::call_guard<nb::gil_scoped_release>(),
+           "Waits for the rows; out is then complete. Raises OSError naming file and page for a damaged page "
+           "and\n"
+           "RuntimeError when it was called before.");
+
   nb::class_<RowStore>(
       module, "RowStore",
       "Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.\n\n"
       "io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. "
       "queue_depth: page\n"
-      "reads in flight. threads: 0 means one per core. An index is None (the last band, addressed by id),\n"
+      "reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows "
+      "on "
+      "SSD, 0\n"
+      "for none. An index is None (the last band, addressed by id),\n"
       "('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. "
       "Arrays\n"
-      "are kept alive, not copied; they must not change. Calls from several threads take turns.")
-      .def(nb::init<const std::string&, int, int>(), nb::arg("io") = "auto", nb::arg("queue_depth") = 64,
-           nb::arg("threads") = 0)
+      "are kept alive, not copied; they must not change. Calls may come from several threads.")
+      .def(nb::init<const std::string&, int, int, std::int64_t>(), nb::arg("io") = "auto",
+           nb::arg("queue_depth") = kDefaultQueueDepth, nb::arg("threads") = 0, nb::arg("cache_bytes") = 0)
       .def("add_table", &RowStore::add_table, nb::arg("num_embeddings"), nb::arg("embedding_dim"),
            nb::arg("mean") = false, nb::call_guard<nb::gil_scoped_release>(),
            "Adds a table and returns its number. mean: bags are averaged, not summed.")
       .def("add_dram_band", add_dram_band, nb::arg("table"), nb::arg("rows"),
-           nb::arg("index").none() = nb::none(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
-           "Adds rows, float32 [slots, dim], as the next band.")
+           nb::arg("index").none() = nb::none(), nb::arg("format") = "fp32", nb::arg("scale") = nb::none(),
+           nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
+           "Adds rows, float32 [slots, dim] or in another format uint8 [slots, row_bytes], as the next "
+           "band.\n\n"
+           "scale: (scale, bias) that all int8 or int4 rows share; None where each row begins with its own.")
       .def("add_tt_band", add_tt_band, nb::arg("table"), nb::arg("cores"),
            nb::arg("index").none() = nb::none(), nb::keep_alive<1, 4>(),
            "Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are "
            "copied.")
       .def("add_ssd_band", add_ssd_band, nb::arg("table"), nb::arg("path"), nb::arg("band"),
-           nb::arg("index").none() = nb::none(), nb::keep_alive<1, 5>(),
-           "Adds a file of pages as the next band; its pages must carry this table and band number.\n\n"
+           nb::arg("index").none() = nb::none(), nb::arg("format") = "fp32", nb::arg("scale") = nb::none(),
+           nb::keep_alive<1, 5>(),
+           "Adds a file of pages as the next band; its pages must carry this table and band number.\n"
+           "format and scale: as for add_dram_band.\n\n"
            "Raises OSError when the file is missing, has the wrong size, or its first or last page is "
            "damaged.")
       .def(
@@ -242,7 +293,8 @@ void bind_row_store(nb::module_& module) {
           nb::arg("table"), nb::arg("name"),
           "How the table's rows are fetched: 'gather' (the default), 'private', 'stream', 'private_stream' "
           "or\n"
-          "'counts'. The table's only band must be float32 rows in DRAM. Answers stay the same to the bit,\n"
+          "'counts'. The table's only band must be in DRAM, of fp32 rows but for 'private'. Answers stay the "
+          "same to the bit,\n"
           "except that 'counts' adds the look-ups of one row in a bag as one product. Raises ValueError "
           "where\n"
           "the table cannot have the strategy.")
@@ -260,6 +312,13 @@ void bind_row_store(nb::module_& module) {
       .def("lookup", lookup, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
            "Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out\n"
            "(float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.")
+      .def("begin", begin, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
+           nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(), nb::keep_alive<0, 5>(),
+           "The first half of lookup: starts the reads from SSD and does all work that need not wait for "
+           "them.\n"
+           "ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as "
+           "lookup\n"
+           "does, and RuntimeError when 8 tickets are in flight.")
       .def("stats", &RowStore::stats, nb::call_guard<nb::gil_scoped_release>(),
            "A StoreStats of this moment.")
       .def_prop_ro("num_tables", &RowStore::num_tables, nb::call_guard<nb::gil_scoped_release>(), "Tables.")

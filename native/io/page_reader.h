@@ -18,24 +18,37 @@ struct PageRequest {
 class PageSink {
  public:
   virtual ~PageSink() = default;
-  // Page of request `index`. May be called from several threads at once, for different requests; what it
-  // throws ends the read and is rethrown by PageReader::read.
+  // Page of request `index`. Called between start() and finish(): by io_uring on the thread that starts,
+  // polls or finishes, by the pread pool on any thread and on several at once, for different requests. What
+  // it throws ends the read and is rethrown by PageReader::finish.
   virtual void page_read(std::int64_t index, const unsigned char* data) = 0;
 };
 
+// One read, of many pages, at a time; its calls may come from different threads, but not at once.
 class PageReader {
  public:
-  virtual ~PageReader() = default;
-  // Reads every requested page and hands it to the sink. Returns, or throws, only when no read is in flight.
-  // Throws IoError naming file and page. Calls from several threads take turns. Requests must lie within
-  // their files.
-  virtual void read(const PageRequest* requests, std::int64_t count, PageSink& sink) = 0;
+  virtual ~PageReader() = default;  // waits for reads in flight
+
+  // Puts as many reads in flight as the queue depth takes and returns without waiting for them. Requests must
+  // lie within their files; they and the sink must stay until finish() or abandon(), one of which must
+  // follow. Throws IoError when the reader cannot read any more; nothing is started then.
+  virtual void start(const PageRequest* requests, std::int64_t count, PageSink& sink) = 0;
+  // Takes what has arrived and puts more reads in flight, without waiting. True when finish() will not wait.
+  virtual bool poll() = 0;
+  // Waits until every page has been handed to the sink. Returns, or throws, only when no read is in flight.
+  // Throws IoError naming file and page, or the first error of the sink.
+  virtual void finish() = 0;
+  // Starts no more reads, waits for those in flight and forgets the rest and any error. Nothing to do after
+  // finish().
+  virtual void abandon() noexcept = 0;
+
   // "io_uring" or "pread".
   virtual const char* backend() const = 0;
   virtual int queue_depth() const = 0;
 };
 
 inline constexpr int kMaxQueueDepth = 4096;
+inline constexpr int kDefaultQueueDepth = 256;
 
 // Throws std::invalid_argument naming `io` or `queue_depth`.
 void check_io(const std::string& io, int queue_depth);

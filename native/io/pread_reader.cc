@@ -6,8 +6,9 @@
 
 namespace screc {
 namespace {
-constexpr int kMaxThreads = 256;
-}
+// 256 threads read at most a few percent more than 64.
+constexpr int kMaxThreads = 64;
+}  // namespace
 
 PreadReader::PreadReader(int queue_depth)
     : queue_depth_(std::min(queue_depth, kMaxThreads)),
@@ -22,6 +23,7 @@ PreadReader::PreadReader(int queue_depth)
 }
 
 PreadReader::~PreadReader() {
+  abandon();
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
@@ -30,10 +32,8 @@ PreadReader::~PreadReader() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void PreadReader::read(const PageRequest* requests, std::int64_t count, PageSink& sink) {
-  if (count <= 0) return;
-  std::lock_guard<std::mutex> turn(callers_);
-  const int helpers = static_cast<int>(std::min<std::int64_t>(count - 1, workers_.size()));
+void PreadReader::start(const PageRequest* requests, std::int64_t count, PageSink& sink) {
+  const int helpers = static_cast<int>(std::min<std::int64_t>(count, workers_.size()));
   {
     std::lock_guard<std::mutex> lock(mutex_);
     requests_ = requests;
@@ -44,17 +44,39 @@ void PreadReader::read(const PageRequest* requests, std::int64_t count, PageSink
     tickets_ = helpers;
   }
   for (int i = 0; i < helpers; ++i) start_.notify_one();
-  take_requests(0);
+}
+
+bool PreadReader::poll() {
+  // Without helpers the read has to go on somewhere: a page at a time, waiting for it.
+  if (workers_.empty()) take_requests(0, 1);
+  std::lock_guard<std::mutex> lock(mutex_);
+  return busy_ == 0 && next_.load(std::memory_order_relaxed) >= count_;
+}
+
+// Waits until no helper is in the read; whoever has not begun is not needed any more.
+void PreadReader::stop() noexcept {
   std::unique_lock<std::mutex> lock(mutex_);
-  tickets_ = 0;  // whoever has not begun is not needed any more
+  tickets_ = 0;
   done_.wait(lock, [this] { return busy_ == 0; });
+  count_ = 0;
+}
+
+void PreadReader::finish() {
+  take_requests(0, count_);
+  stop();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-void PreadReader::take_requests(int thread) {
+void PreadReader::abandon() noexcept {
+  next_.store(count_, std::memory_order_relaxed);
+  stop();
+  error_ = nullptr;
+}
+
+void PreadReader::take_requests(int thread, std::int64_t most) {
   unsigned char* buffer = buffers_.as<unsigned char>() + static_cast<std::int64_t>(thread) * kPageBytes;
   try {
-    for (;;) {
+    for (; most > 0; --most) {
       const std::int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
       if (index >= count_) return;
       requests_[index].file->read_page(requests_[index].page, buffer);
@@ -74,8 +96,9 @@ void PreadReader::work(int thread) {
     if (stopping_) return;
     --tickets_;
     ++busy_;
+    const std::int64_t count = count_;
     lock.unlock();
-    take_requests(thread);
+    take_requests(thread, count);
     lock.lock();
     if (--busy_ == 0) done_.notify_one();
   }

@@ -1,5 +1,5 @@
 // Page reads by a pool of threads that each wait for one pread: works everywhere, one thread per read in
-// flight (at most 256).
+// flight (at most 64).
 #pragma once
 
 #include <atomic>
@@ -19,18 +19,22 @@ class PreadReader final : public PageReader {
   explicit PreadReader(int queue_depth);
   ~PreadReader() override;
 
-  void read(const PageRequest* requests, std::int64_t count, PageSink& sink) override;
+  void start(const PageRequest* requests, std::int64_t count, PageSink& sink) override;
+  bool poll() override;
+  void finish() override;
+  void abandon() noexcept override;
   const char* backend() const override { return "pread"; }
   int queue_depth() const override { return queue_depth_; }
 
  private:
   void work(int thread);
-  void take_requests(int thread);
+  // Serves requests until none is left, or `most` of them.
+  void take_requests(int thread, std::int64_t most);
+  void stop() noexcept;
 
   const int queue_depth_;
-  AlignedBuffer buffers_;  // one page per thread; the caller is thread 0
+  AlignedBuffer buffers_;  // one page per thread; who waits in finish() is thread 0
   std::vector<std::thread> workers_;
-  std::mutex callers_;  // one read() at a time
 
   std::mutex mutex_;
   std::condition_variable start_, done_;

@@ -15,8 +15,11 @@
 namespace screc {
 namespace {
 
-// How often a read is tried again that the kernel put off (EAGAIN) or that a signal interrupted.
+// How often a read is tried again that the kernel put off (EAGAIN), that a signal interrupted, or that was
+// cancelled because the thread that submitted it has ended.
 constexpr int kMaxAttempts = 1000;
+// Prepared reads that are worth a call.
+constexpr unsigned kSubmitAtOnce = 16;
 
 int uring_setup(unsigned entries, io_uring_params* params) {
   return static_cast<int>(syscall(__NR_io_uring_setup, entries, params));
@@ -106,8 +109,9 @@ unsigned char* UringReader::buffer(unsigned slot) const {
 
 unsigned UringReader::prepared() const { return *sq_tail_ - load_acquire(sq_head_); }
 
-void UringReader::prepare(unsigned slot, const PageRequest& request) {
-  const unsigned tail = *sq_tail_;  // only this thread writes it
+void UringReader::prepare(unsigned slot) {
+  const PageRequest& request = requests_[slots_[slot].request];
+  const unsigned tail = *sq_tail_;  // only the reader's current caller writes it
   io_uring_sqe& entry = entries_[tail & sq_mask_];
   entry = {};
   entry.opcode = IORING_OP_READ;
@@ -119,34 +123,42 @@ void UringReader::prepare(unsigned slot, const PageRequest& request) {
   store_release(sq_tail_, tail + 1);
 }
 
-int UringReader::submit_and_wait() {
+void UringReader::fill() {
+  while (!error_ && next_ < count_ && !free_.empty()) {
+    const unsigned slot = free_.back();
+    free_.pop_back();
+    slots_[slot] = {next_++, 0};
+    prepare(slot);
+  }
+}
+
+int UringReader::enter(unsigned wanted) {
   for (int attempt = 0;; ++attempt) {
-    const unsigned waiting = prepared();
-    // A quarter of the queue at a time: fewer calls, and the drive keeps the other three quarters meanwhile.
-    const unsigned in_flight = static_cast<unsigned>(slots_.size() - free_.size());
-    if (uring_enter(ring_.fd(), waiting, std::max(1u, in_flight / 4), IORING_ENTER_GETEVENTS) >= 0) return 0;
+    const unsigned flags = wanted > 0 ? IORING_ENTER_GETEVENTS : 0;
+    if (uring_enter(ring_.fd(), prepared(), wanted, flags) >= 0) return 0;
     const int code = errno;
     if (code != EINTR && code != EAGAIN && code != EBUSY) return code;
     // Out of some resource: finished reads give it back. Without one to reap, let others run and ask again.
-    if (*cq_head_ != load_acquire(cq_tail_)) return 0;
+    if (wanted == 0 || *cq_head_ != load_acquire(cq_tail_)) return 0;
     if (attempt >= kMaxAttempts && code != EINTR) return code;
     if (code != EINTR) sched_yield();
   }
 }
 
-void UringReader::complete(unsigned slot, int result, const PageRequest* requests, PageSink& sink) {
+void UringReader::complete(unsigned slot, int result) {
   Slot& state = slots_[slot];
-  const PageRequest& request = requests[state.request];
+  const PageRequest& request = requests_[state.request];
   try {
     if (!error_) {
-      if ((result == -EINTR || result == -EAGAIN) && ++state.attempts < kMaxAttempts) {
-        prepare(slot, request);
+      if ((result == -EINTR || result == -EAGAIN || result == -ECANCELED) &&
+          ++state.attempts < kMaxAttempts) {
+        prepare(slot);
         return;
       }
       if (result < 0) throw request.file->read_error(request.page, -result);
       // A short read is rare: ask once more, waiting, which also tells a file that ends here.
       if (result < kPageBytes) request.file->read_page(request.page, buffer(slot));
-      sink.page_read(state.request, buffer(slot));
+      sink_->page_read(state.request, buffer(slot));
     }
   } catch (...) {
     error_ = std::current_exception();
@@ -154,22 +166,32 @@ void UringReader::complete(unsigned slot, int result, const PageRequest* request
   free_.push_back(slot);
 }
 
-void UringReader::drain() {
+void UringReader::reap() {
+  unsigned head = *cq_head_;
+  const unsigned end = load_acquire(cq_tail_);
+  for (; head != end; ++head) {
+    const io_uring_cqe& completion = completions_[head & cq_mask_];
+    complete(static_cast<unsigned>(completion.user_data), completion.res);
+  }
+  store_release(cq_head_, head);
+}
+
+void UringReader::drain() noexcept {
   const unsigned unseen = prepared();
   const unsigned tail = *sq_tail_ - unseen;
   for (unsigned i = 0; i < unseen; ++i) {
     free_.push_back(static_cast<unsigned>(entries_[(tail + i) & sq_mask_].user_data));
   }
   store_release(sq_tail_, tail);
-  while (free_.size() < slots_.size()) {
+  for (;;) {
     unsigned head = *cq_head_;
     const unsigned end = load_acquire(cq_tail_);
     for (; head != end; ++head) {
       free_.push_back(static_cast<unsigned>(completions_[head & cq_mask_].user_data));
     }
     store_release(cq_head_, head);
-    if (free_.size() == slots_.size()) return;
-    if (submit_and_wait() != 0) {
+    if (idle()) return;
+    if (enter(1) != 0) {
       // The kernel may still write into the buffers: they must outlive us.
       broken_ = true;
       new AlignedBuffer(std::move(buffers_));
@@ -178,34 +200,57 @@ void UringReader::drain() {
   }
 }
 
-void UringReader::read(const PageRequest* requests, std::int64_t count, PageSink& sink) {
-  std::lock_guard<std::mutex> turn(callers_);
+void UringReader::fail(int code) {
+  if (!error_) error_ = std::make_exception_ptr(IoError::from_errno("submit reads of", "io_uring", code));
+  drain();
+}
+
+void UringReader::start(const PageRequest* requests, std::int64_t count, PageSink& sink) {
   if (broken_) throw IoError("io_uring failed earlier; open the store again, with io='pread'");
+  requests_ = requests;
+  count_ = count;
+  sink_ = &sink;
+  next_ = 0;
   error_ = nullptr;
-  std::int64_t next = 0;
+  fill();
+  if (idle()) return;
+  if (const int code = enter(0); code != 0) fail(code);
+}
+
+bool UringReader::poll() {
+  reap();
+  fill();
+  if (idle() || broken_) return true;
+  // Few at a time would be a call for every page; none in flight would leave the drive without work.
+  const unsigned waiting = prepared();
+  const auto in_flight = static_cast<unsigned>(slots_.size() - free_.size()) - waiting;
+  const bool last = next_ == count_;
+  if (waiting > 0 && (last || in_flight <= waiting || waiting >= kSubmitAtOnce)) {
+    if (const int code = enter(0); code != 0) fail(code);
+  }
+  return idle() || broken_;
+}
+
+void UringReader::finish() {
   for (;;) {
-    while (!error_ && next < count && !free_.empty()) {
-      const unsigned slot = free_.back();
-      free_.pop_back();
-      slots_[slot] = {next, 0};
-      prepare(slot, requests[next]);
-      ++next;
-    }
-    if (free_.size() == slots_.size()) break;
-    if (const int code = submit_and_wait(); code != 0) {
-      if (!error_) error_ = std::make_exception_ptr(IoError::from_errno("submit reads of", "io_uring", code));
-      drain();
+    reap();
+    fill();
+    if (idle() || broken_) break;
+    // A quarter of the queue at a time: fewer calls, and the drive keeps the other three quarters meanwhile.
+    const auto in_flight = static_cast<unsigned>(slots_.size() - free_.size());
+    if (const int code = enter(std::max(1u, in_flight / 4)); code != 0) {
+      fail(code);
       break;
     }
-    unsigned head = *cq_head_;
-    const unsigned end = load_acquire(cq_tail_);
-    for (; head != end; ++head) {
-      const io_uring_cqe& completion = completions_[head & cq_mask_];
-      complete(static_cast<unsigned>(completion.user_data), completion.res, requests, sink);
-    }
-    store_release(cq_head_, head);
   }
+  count_ = next_ = 0;
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+void UringReader::abandon() noexcept {
+  if (!broken_) drain();
+  count_ = next_ = 0;
+  error_ = nullptr;
 }
 
 }  // namespace screc

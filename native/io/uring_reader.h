@@ -1,8 +1,8 @@
-// Page reads through io_uring, over the raw system calls: one thread keeps the whole queue in flight.
+// Page reads through io_uring, over the raw system calls: the whole queue is in flight while its owner does
+// other work, and finished reads are taken from shared memory without a call.
 #pragma once
 
 #include <exception>
-#include <mutex>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -35,8 +35,12 @@ class UringReader final : public PageReader {
  public:
   // Throws IoError with the reason and the remedy when the system refuses io_uring.
   explicit UringReader(int queue_depth);
+  ~UringReader() override { abandon(); }
 
-  void read(const PageRequest* requests, std::int64_t count, PageSink& sink) override;
+  void start(const PageRequest* requests, std::int64_t count, PageSink& sink) override;
+  bool poll() override;
+  void finish() override;
+  void abandon() noexcept override;
   const char* backend() const override { return "io_uring"; }
   int queue_depth() const override { return queue_depth_; }
 
@@ -47,17 +51,23 @@ class UringReader final : public PageReader {
   };
 
   unsigned char* buffer(unsigned slot) const;
-  void prepare(unsigned slot, const PageRequest& request);
-  // Hands prepared reads to the kernel and waits for some to complete. Returns 0 or the errno it cannot go on
-  // with.
-  int submit_and_wait();
-  void complete(unsigned slot, int result, const PageRequest* requests, PageSink& sink);
-  // After a failed submission: takes back what the kernel has not seen and waits for the rest.
-  void drain();
+  bool idle() const { return free_.size() == slots_.size(); }
+  void prepare(unsigned slot);
+  // Prepares requests while there are buffers.
+  void fill();
+  // Hands prepared reads to the kernel and waits for `wanted` reads to complete. Returns 0, also when the
+  // kernel is short of something that finished reads give back, or the errno it cannot go on with.
+  int enter(unsigned wanted);
+  // Takes the reads that have completed.
+  void reap();
+  void complete(unsigned slot, int result);
+  // Ends the read with the error of a call; reads that are in flight are waited for.
+  void fail(int code);
+  // Takes back what the kernel has not seen and waits for the rest, without a look at the pages.
+  void drain() noexcept;
   unsigned prepared() const;
 
   const int queue_depth_;
-  std::mutex callers_;  // one read() at a time
   AlignedBuffer buffers_;
   std::vector<Slot> slots_;
   std::vector<unsigned> free_;
@@ -68,7 +78,13 @@ class UringReader final : public PageReader {
   unsigned sq_mask_ = 0, cq_mask_ = 0;
   io_uring_sqe* entries_ = nullptr;
   io_uring_cqe* completions_ = nullptr;
-  std::exception_ptr error_;  // the first of the current read
+
+  // The current read.
+  const PageRequest* requests_ = nullptr;
+  std::int64_t count_ = 0;
+  std::int64_t next_ = 0;  // first request that has not been prepared
+  PageSink* sink_ = nullptr;
+  std::exception_ptr error_;  // the first
   bool broken_ = false;       // reads may still be in flight that cannot be waited for
 };
 

@@ -1,15 +1,22 @@
 // What the kernels that look rows up by their ids in one array take: the table, and the bags.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#include "kernels/row_format.h"
 
 namespace screc {
 
 struct RowArray {
-  const float* rows;  // [num_rows, dim]
-  int64_t num_rows, dim;
-  // The transpose, [dim, padded_rows], for stream_ids; null elsewhere.
+  const std::byte* rows;  // [num_rows, codec.row_bytes()]
+  int64_t num_rows;
+  RowCodec codec;
+  // The transpose of rows of fp32, [dim, padded_rows], for stream_ids; null elsewhere.
   const float* columns = nullptr;
+
+  int64_t bytes() const { return num_rows * codec.row_bytes(); }
+  const float* fp32() const { return reinterpret_cast<const float*>(rows); }
 
   // Most rows that stream_ids and count_ids take.
   static constexpr int64_t kMaxStreamed = 64;
@@ -33,6 +40,18 @@ struct IdBags {
     int64_t other = 0;
     for (int64_t b = 0; b <= num_bags; ++b) other |= offsets[b] ^ (offsets[0] + b);
     return other == 0;
+  }
+
+  IdBags part(int64_t first, int64_t count) const {
+    IdBags bags = *this;
+    if (offsets == nullptr) {
+      bags.ids += first;
+    } else {
+      bags.offsets += first;
+    }
+    bags.num_bags = count;
+    bags.out += first * out_stride;
+    return bags;
   }
 
   int64_t start(int64_t bag) const { return offsets == nullptr ? bag : offsets[bag]; }

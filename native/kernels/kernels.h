@@ -10,6 +10,7 @@
 
 #include "base/cpu.h"
 #include "kernels/id_bags.h"
+#include "kernels/row_format.h"
 #include "kernels/tt_cores.h"
 
 namespace screc {
@@ -31,10 +32,16 @@ struct Kernels {
   // At most this many outputs are computed as dot products, without panels.
   int64_t linear_max_dots;
 
-  // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to rows of `dim` floats,
-  // into out + b * out_stride; an empty bag gives zeros.
-  void (*pool_rows)(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim,
+  // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to encoded rows, into
+  // out + b * out_stride; an empty bag gives zeros, a bag of one row what decode_rows gives. Of quantised
+  // rows the codes (times their rows' scales) and the biases are summed apart.
+  void (*pool_rows)(const RowCodec& codec, const void* const* rows, const int64_t* offsets, int64_t num_bags,
                     bool mean, float* out, int64_t out_stride);
+
+  // Writes the values of n encoded rows, row i to out + i * out_stride. Codes give bias + scale * code,
+  // rounded once.
+  void (*decode_rows)(const RowCodec& codec, const void* const* rows, int64_t n, float* out,
+                      int64_t out_stride);
 
   // Rebuilds n rows of a tensor-train band into out [n, embedding_dim]. Consecutive slots that share leading
   // digits share that work: sorted slots are the fastest.
@@ -51,7 +58,8 @@ struct Kernels {
   void (*sigmoid)(const float* x, int64_t n, float* out);
 
   // Pools bags of ids of one array, as pool_rows does with pointers. The answers of pool_ids and stream_ids
-  // are the same to the bit; count_ids adds a row once, times the number of its look-ups in the bag.
+  // are the same to the bit; count_ids adds a row once, times the number of its look-ups in the bag. The
+  // latter two are for fp32.
   void (*pool_ids)(const RowArray& table, const IdBags& bags);
   void (*stream_ids)(const RowArray& table, const IdBags& bags);
   void (*count_ids)(const RowArray& table, const IdBags& bags);

@@ -13,6 +13,7 @@ const Kernels& avx2_kernels() {
                                   LinearShape<Vec8>::kPanel,
                                   LinearShape<Vec8>::kMaxDots,
                                   pool_rows<Vec8>,
+                                  decode_rows<Vec8>,
                                   tt_rows_with<Vec8, Vec8>,
                                   linear<Vec8>,
                                   interact<Vec8>,

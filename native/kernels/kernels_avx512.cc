@@ -27,6 +27,7 @@ const Kernels& avx512_kernels() {
                                   LinearShape<Vec16>::kPanel,
                                   LinearShape<Vec16>::kMaxDots,
                                   pool_rows<Vec16>,
+                                  decode_rows<Vec16>,
                                   tt_rows,
                                   linear<Vec16>,
                                   interact<Vec16>,

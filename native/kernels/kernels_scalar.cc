@@ -1,65 +1,121 @@
 // The reference: what every other instruction set must agree with, and what runs where there is none.
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "kernels/tables.h"
 
 namespace screc {
 namespace {
 
-void pool_rows(const float* const* rows, const int64_t* offsets, int64_t num_bags, int64_t dim, bool mean,
-               float* out, int64_t out_stride) {
+// Column c of a row in fp32, fp16 or bf16, or the code there, as a float.
+float value_at(RowFormat format, const std::byte* values, int64_t c) {
+  if (format == RowFormat::kInt8) return static_cast<float>(values[c]);
+  if (format == RowFormat::kInt4) {
+    const auto both = static_cast<unsigned>(values[c / 2]);
+    return static_cast<float>(c % 2 == 0 ? both & 15 : both >> 4);
+  }
+  if (format == RowFormat::kFp32) {
+    float value;
+    std::memcpy(&value, values + 4 * c, sizeof(value));
+    return value;
+  }
+  uint16_t half;
+  std::memcpy(&half, values + 2 * c, sizeof(half));
+  return format == RowFormat::kFp16 ? float_of_fp16(half) : float_of_bf16(half);
+}
+
+void decode_row(const RowCodec& codec, const std::byte* row, float* out) {
+  const std::byte* values = row + codec.header_bytes();
+  for (int64_t c = 0; c < codec.dim; ++c) out[c] = value_at(codec.format, values, c);
+  if (!codec.quantised()) return;
+  const RowScale scale = codec.own_scale ? row_scale(row) : codec.shared;
+  for (int64_t c = 0; c < codec.dim; ++c) out[c] = std::fma(scale.scale, out[c], scale.bias);
+}
+
+void decode_rows(const RowCodec& codec, const void* const* rows, int64_t n, float* out, int64_t out_stride) {
+  for (int64_t i = 0; i < n; ++i) {
+    decode_row(codec, static_cast<const std::byte*>(rows[i]), out + i * out_stride);
+  }
+}
+
+void pool_rows(const RowCodec& codec, const void* const* rows, const int64_t* offsets, int64_t num_bags,
+               bool mean, float* out, int64_t out_stride) {
+  const int64_t dim = codec.dim;
+  const bool own_scale = codec.header_bytes() > 0;
   for (int64_t b = 0; b < num_bags; ++b) {
     float* sum = out + b * out_stride;
+    const int64_t count = offsets[b + 1] - offsets[b];
+    if (count == 1) {
+      decode_row(codec, static_cast<const std::byte*>(rows[offsets[b]]), sum);
+      continue;
+    }
+    float bias = 0.0f;
     for (int64_t c = 0; c < dim; ++c) sum[c] = 0.0f;
     for (int64_t k = offsets[b]; k < offsets[b + 1]; ++k) {
-      for (int64_t c = 0; c < dim; ++c) sum[c] += rows[k][c];
+      const auto* row = static_cast<const std::byte*>(rows[k]);
+      const std::byte* values = row + codec.header_bytes();
+      const RowScale scale = own_scale ? row_scale(row) : RowScale{};
+      bias += scale.bias;
+      for (int64_t c = 0; c < dim; ++c) sum[c] += scale.scale * value_at(codec.format, values, c);
     }
-    const int64_t count = offsets[b + 1] - offsets[b];
+    if (codec.quantised()) {
+      const float scale = own_scale ? 1.0f : codec.shared.scale;
+      if (!own_scale) bias = codec.shared.bias * static_cast<float>(count);
+      for (int64_t c = 0; c < dim; ++c) sum[c] = std::fma(scale, sum[c], bias);
+    }
     if (mean && count > 1) {
       for (int64_t c = 0; c < dim; ++c) sum[c] /= static_cast<float>(count);
     }
   }
 }
 
-// entry(id, column) of a table, pooled as pool_rows does.
-template <typename Entry>
-void pool_entries(int64_t dim, const IdBags& bags, const Entry& entry) {
+// One bag at a time, through pointers to its rows.
+void pool_ids(const RowArray& table, const IdBags& bags) {
+  const int64_t row_bytes = table.codec.row_bytes();
+  std::vector<const void*> rows;
   for (int64_t b = 0; b < bags.num_bags; ++b) {
-    const int64_t begin = bags.start(b), end = bags.start(b + 1);
-    for (int64_t c = 0; c < dim; ++c) {
-      float sum = end - begin == 1 ? entry(bags.ids[begin], c) : 0.0f;
-      for (int64_t k = begin; end - begin > 1 && k < end; ++k) sum += entry(bags.ids[k], c);
-      if (bags.mean && end - begin > 1) sum /= static_cast<float>(end - begin);
-      bags.out[b * bags.out_stride + c] = sum;
+    const int64_t offsets[2] = {0, bags.start(b + 1) - bags.start(b)};
+    rows.clear();
+    for (int64_t k = bags.start(b); k < bags.start(b + 1); ++k) {
+      rows.push_back(table.rows + bags.ids[k] * row_bytes);
     }
+    pool_rows(table.codec, rows.data(), offsets, 1, bags.mean, bags.out + b * bags.out_stride,
+              bags.out_stride);
   }
 }
 
-void pool_ids(const RowArray& table, const IdBags& bags) {
-  pool_entries(table.dim, bags, [&](int64_t id, int64_t c) { return table.rows[id * table.dim + c]; });
+// entry(b, c) of every bag and column; of means, the sum.
+template <typename Entry>
+void fill_bags(int64_t dim, const IdBags& bags, const Entry& entry) {
+  for (int64_t b = 0; b < bags.num_bags; ++b) {
+    const int64_t count = bags.start(b + 1) - bags.start(b);
+    const float divisor = bags.mean && count > 1 ? static_cast<float>(count) : 1.0f;
+    for (int64_t c = 0; c < dim; ++c) bags.out[b * bags.out_stride + c] = entry(b, c) / divisor;
+  }
 }
 
 void stream_ids(const RowArray& table, const IdBags& bags) {
   const int64_t stride = RowArray::padded_rows(table.num_rows);
-  pool_entries(table.dim, bags, [&](int64_t id, int64_t c) { return table.columns[c * stride + id]; });
+  fill_bags(table.codec.dim, bags, [&](int64_t b, int64_t c) {
+    const float* column = table.columns + c * stride;
+    if (bags.start(b + 1) - bags.start(b) == 1) return column[bags.ids[bags.start(b)]];
+    float sum = 0.0f;
+    for (int64_t k = bags.start(b); k < bags.start(b + 1); ++k) sum += column[bags.ids[k]];
+    return sum;
+  });
 }
 
 void count_ids(const RowArray& table, const IdBags& bags) {
-  float counts[RowArray::kMaxCounted];
-  for (int64_t b = 0; b < bags.num_bags; ++b) {
-    const int64_t begin = bags.start(b), end = bags.start(b + 1);
-    for (int64_t r = 0; r < table.num_rows; ++r) counts[r] = 0.0f;
-    for (int64_t k = begin; k < end; ++k) counts[bags.ids[k]] += 1.0f;
-    for (int64_t c = 0; c < table.dim; ++c) {
-      float sum = end - begin == 1 ? table.rows[bags.ids[begin] * table.dim + c] : 0.0f;
-      for (int64_t r = 0; end - begin > 1 && r < table.num_rows; ++r) {
-        sum += counts[r] * table.rows[r * table.dim + c];
-      }
-      if (bags.mean && end - begin > 1) sum /= static_cast<float>(end - begin);
-      bags.out[b * bags.out_stride + c] = sum;
-    }
-  }
+  const int64_t dim = table.codec.dim;
+  fill_bags(dim, bags, [&](int64_t b, int64_t c) {
+    if (bags.start(b + 1) - bags.start(b) == 1) return table.fp32()[bags.ids[bags.start(b)] * dim + c];
+    float counts[RowArray::kMaxCounted] = {};
+    for (int64_t k = bags.start(b); k < bags.start(b + 1); ++k) counts[bags.ids[k]] += 1.0f;
+    float sum = 0.0f;
+    for (int64_t r = 0; r < table.num_rows; ++r) sum += counts[r] * table.fp32()[r * dim + c];
+    return sum;
+  });
 }
 
 void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) {
@@ -127,8 +183,8 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{Isa::kScalar, 1,       0,        pool_rows,  tt_rows,  linear,
-                                  interact,     sigmoid, pool_ids, stream_ids, count_ids};
+  static constexpr Kernels kTable{Isa::kScalar, 1,        0,       pool_rows, decode_rows, tt_rows,
+                                  linear,       interact, sigmoid, pool_ids,  stream_ids,  count_ids};
   return kTable;
 }
 

@@ -1,9 +1,10 @@
-// Eight floats: the vector that the kernels of vector_*.h are written in. Only for files compiled for AVX2
-// and FMA.
+// Eight floats: the vector that the kernels of vector_*.h are written in. Only for files compiled for AVX2,
+// FMA and F16C.
 #pragma once
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace screc {
@@ -22,6 +23,23 @@ struct Vec8 {
   // The first n lanes (0 <= n <= 8); the others are zero, or left as they are in memory.
   static F load_part(const float* p, int64_t n) { return _mm256_maskload_ps(p, mask(n)); }
   static void store_part(float* p, F x, int64_t n) { _mm256_maskstore_ps(p, mask(n), x); }
+
+  // Eight encoded values, none of which need be aligned, or the first n < 8 of them (the others are zero).
+  static F load_fp16(const std::byte* p) { return fp16(load16(p)); }
+  static F load_fp16_part(const std::byte* p, int64_t n) { return fp16(copied(p, 2 * n)); }
+  static F load_bf16(const std::byte* p) { return bf16(load16(p)); }
+  static F load_bf16_part(const std::byte* p, int64_t n) { return bf16(copied(p, 2 * n)); }
+  static F load_int8(const std::byte* p) {
+    return codes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  static F load_int8_part(const std::byte* p, int64_t n) { return codes(copied(p, n)); }
+  static F load_int4(const std::byte* p) {
+    int32_t packed;
+    __builtin_memcpy(&packed, p, sizeof(packed));
+    return nibbles(_mm_cvtsi32_si128(packed));
+  }
+  static F load_int4_part(const std::byte* p, int64_t n) { return nibbles(copied(p, (n + 1) / 2)); }
+
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
@@ -109,6 +127,22 @@ struct Vec8 {
   }
 
  private:
+  static __m128i load16(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+  // At most 16 bytes, the others zero: nothing past them may be read, and AVX2 masks no bytes.
+  static __m128i copied(const std::byte* p, int64_t bytes) {
+    alignas(16) std::byte copy[16] = {};
+    __builtin_memcpy(copy, p, static_cast<std::size_t>(bytes));
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(copy));
+  }
+  static F fp16(__m128i halves) { return _mm256_cvtph_ps(halves); }
+  static F bf16(__m128i halves) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  }
+  static F codes(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)); }
+  static F nibbles(__m128i bytes) {
+    const __m128i high = _mm_srli_epi16(bytes, 4);
+    return codes(_mm_and_si128(_mm_unpacklo_epi8(bytes, high), _mm_set1_epi8(15)));
+  }
   static __m256i mask(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

@@ -1,5 +1,5 @@
 // Sixteen floats: the vector that the kernels of vector_*.h are written in. Only for files compiled for
-// AVX-512 F, BW, DQ and VL.
+// AVX-512 F, BW, DQ and VL, and F16C.
 #pragma once
 
 // GCC 12's own AVX-512 headers leave values undefined on purpose and are then warned about.
@@ -10,6 +10,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace screc {
@@ -28,6 +29,33 @@ struct Vec16 {
   // The first n lanes (0 <= n <= 16); the others are zero, or left as they are in memory.
   static F load_part(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(mask(n), p); }
   static void store_part(float* p, F x, int64_t n) { _mm512_mask_storeu_ps(p, mask(n), x); }
+
+  // Sixteen encoded values, none of which need be aligned, or the first n < 16 of them (the others are zero).
+  static F load_fp16(const std::byte* p) {
+    return fp16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static F load_fp16_part(const std::byte* p, int64_t n) {
+    return fp16(_mm256_maskz_loadu_epi16(mask(n), p));
+  }
+  static F load_bf16(const std::byte* p) {
+    return bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static F load_bf16_part(const std::byte* p, int64_t n) {
+    return bf16(_mm256_maskz_loadu_epi16(mask(n), p));
+  }
+  static F load_int8(const std::byte* p) {
+    return codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static F load_int8_part(const std::byte* p, int64_t n) { return codes(_mm_maskz_loadu_epi8(mask(n), p)); }
+  static F load_int4(const std::byte* p) {
+    int64_t packed;
+    __builtin_memcpy(&packed, p, sizeof(packed));
+    return nibbles(_mm512_set1_epi64(packed));
+  }
+  static F load_int4_part(const std::byte* p, int64_t n) {
+    return nibbles(_mm512_broadcastq_epi64(_mm_maskz_loadu_epi8(mask((n + 1) / 2), p)));
+  }
+
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
@@ -106,6 +134,21 @@ struct Vec16 {
   }
 
  private:
+  static F fp16(__m256i halves) { return _mm512_cvtph_ps(halves); }
+  static F bf16(__m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+  static F codes(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)); }
+  // Of the same 8 bytes in every 64 bits: each lane takes its byte, shifts its nibble to the bottom and looks
+  // the value up, which needs no other bits cleared and no conversion.
+  static F nibbles(__m512i bytes) {
+    const __m512i spread =
+        _mm512_set_epi64(0x0707070707070707, 0x0606060606060606, 0x0505050505050505, 0x0404040404040404,
+                         0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+    const __m512i shifts = _mm512_set1_epi64(int64_t{4} << 32);
+    const F values = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_shuffle_epi8(bytes, spread), shifts), values);
+  }
   static __mmask16 mask(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 };
 

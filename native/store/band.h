@@ -1,11 +1,13 @@
 // A table as the store holds it: bands in the order in which an id is looked up.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "io/page_file.h"
+#include "kernels/row_format.h"
 #include "kernels/tt_cores.h"
 #include "store/index.h"
 #include "store/page.h"
@@ -16,9 +18,10 @@ namespace screc {
 struct Band {
   enum class Kind { kDram, kTt, kSsd };
   Kind kind;
-  BandIndex index;         // IdentityIndex: the last band
-  std::int64_t num_rows;   // slots
-  const float* rows = {};  // kDram: float32 [num_rows, dim], owned by whoever added the band
+  BandIndex index;             // IdentityIndex: the last band
+  std::int64_t num_rows;       // slots
+  RowCodec codec;              // of the rows that are held or, from cores, rebuilt
+  const std::byte* rows = {};  // kDram: [num_rows, codec.row_bytes()], owned by whoever added the band
   std::unique_ptr<const TtCores> cores = {};  // kTt
 
   // kSsd
@@ -34,7 +37,11 @@ struct Table {
   bool mean;
   std::vector<Band> bands;
   bool closed = false;  // has its last band: every id is found
-  bool has_tt = false, has_ssd = false;
+  bool has_ssd = false;
+  // What pooling reads: the codec of the bands where they agree. Else rows of other codecs, as those of
+  // cores, are first made fp32 in working memory: `staged`.
+  RowCodec codec = {};
+  bool staged = false;
   // Cost of a look-up, in look-ups of a DRAM row.
   std::int64_t weight = 1;
 
@@ -42,8 +49,18 @@ struct Table {
   TableStrategy strategy = {};
 
   // The rows of a table that is one array, else null.
-  const float* whole() const {
+  const std::byte* whole() const {
     return bands.size() == 1 && bands[0].kind == Band::Kind::kDram ? bands[0].rows : nullptr;
+  }
+  // To be called when a band was added.
+  void choose_codec() {
+    codec = bands[0].codec;
+    staged = false;
+    for (const Band& band : bands) {
+      staged = staged || band.kind == Band::Kind::kTt;
+      if (band.codec != codec) codec = {RowFormat::kFp32, dim};
+    }
+    for (const Band& band : bands) staged = staged || band.codec != codec;
   }
 };
 

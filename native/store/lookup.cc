@@ -1,7 +1,6 @@
 #include "store/lookup.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -68,62 +67,79 @@ Lookup::Lookup(ThreadPool& threads)
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   if (table.whole() != nullptr) return 0;
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
-  std::int64_t bytes = sizeof(const float*);
-  if (table.has_tt) bytes += row_bytes;
+  std::int64_t bytes = sizeof(const void*);
+  if (table.staged) bytes += row_bytes;
   // The look-up is held by a worker and by the call, and its page has an entry in each list.
   if (table.has_ssd) bytes += row_bytes + 2 * sizeof(WantedRow) + 64;
   return bytes;
 }
 
-std::int64_t Lookup::prepare(std::vector<Segment>& segments) {
-  std::int64_t lookups = 0, pointers = 0, work = 0, tt_floats = 0;
+void Lookup::prepare(std::vector<Segment>& segments) {
+  std::int64_t lookups = 0, pointers = 0, work = 0, staged_floats = 0;
   for (Segment& segment : segments) {
     segment.base = pointers;
     lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
     if (segment.table->whole() == nullptr) pointers += segment.num_ids;
-    if (segment.table->has_tt) tt_floats += segment.num_ids * segment.table->dim;
+    if (segment.table->staged) staged_floats += segment.num_ids * segment.table->dim;
   }
   alone_ = work <= kAlone;
-  num_units_ = 0;
+  num_units_ = ssd_units_ = 0;
   for (Segment& segment : segments) {
     segment.first_unit = num_units_;
-    if (alone_ || segment.num_samples == 0) {
+    if (alone_) {
       segment.unit_samples = std::max<std::int64_t>(segment.num_samples, 1);
       num_units_ += segment.num_samples > 0;
-      continue;
+    } else {
+      const std::int64_t per_unit =
+          segment.num_samples * kUnitLookups / std::max<std::int64_t>(segment.num_ids, 1);
+      segment.unit_samples = std::clamp<std::int64_t>(per_unit, 1, kUnitLookups);
+      num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
     }
-    const std::int64_t per_unit =
-        segment.num_samples * kUnitLookups / std::max<std::int64_t>(segment.num_ids, 1);
-    segment.unit_samples = std::clamp<std::int64_t>(per_unit, 1, kUnitLookups);
-    num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
+    if (segment.table->has_ssd) ssd_units_ = num_units_;
   }
   if (rows_.size() < static_cast<std::size_t>(pointers)) rows_.resize(static_cast<std::size_t>(pointers));
-  const std::size_t tt_bytes = static_cast<std::size_t>(tt_floats) * sizeof(float);
-  if (tt_arena_.size() < tt_bytes) {
-    tt_arena_ = AlignedBuffer();  // not both at once
-    tt_arena_ = AlignedBuffer(tt_bytes + tt_bytes / 2);
+  const std::size_t staged_bytes = static_cast<std::size_t>(staged_floats) * sizeof(float);
+  if (arena_.size() < staged_bytes) {
+    arena_ = AlignedBuffer();  // not both at once
+    arena_ = AlignedBuffer(staged_bytes + staged_bytes / 2);
   }
-  tt_used_.store(0, std::memory_order_relaxed);
+  arena_used_.store(0, std::memory_order_relaxed);
   for (Worker& worker : workers_) {
     worker.wanted.clear();
     worker.dram_rows = worker.tt_rows = 0;
   }
-  return lookups;
+  wanted_.clear();
+  num_lookups_ = lookups;
+}
+
+float* Lookup::stage(const Table& table, std::int64_t n) {
+  return arena_.as<float>() + arena_used_.fetch_add(n * table.dim, std::memory_order_relaxed);
 }
 
 void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
                           Worker& worker) {
   const std::int64_t dim = table.dim;
   switch (band.kind) {
-    case Band::Kind::kDram:
-      for (std::int64_t i = 0; i < found; ++i) {
-        rows_[static_cast<std::size_t>(base + worker.found[i])] = band.rows + worker.slots[i] * dim;
-      }
+    case Band::Kind::kDram: {
+      const std::int64_t row_bytes = band.codec.row_bytes();
       worker.dram_rows += found;
+      if (band.codec == table.codec) {
+        for (std::int64_t i = 0; i < found; ++i) {
+          rows_[static_cast<std::size_t>(base + worker.found[i])] = band.rows + worker.slots[i] * row_bytes;
+        }
+        break;
+      }
+      for (std::int64_t i = 0; i < found; ++i) worker.encoded[i] = band.rows + worker.slots[i] * row_bytes;
+      float* target = stage(table, found);
+      kernels().decode_rows(band.codec, worker.encoded, found, target, dim);
+      for (std::int64_t i = 0; i < found; ++i) {
+        rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
+      }
       break;
+    }
     case Band::Kind::kTt: {
-      float* target = tt_arena_.as<float>() + tt_used_.fetch_add(found * dim, std::memory_order_relaxed);
+      float* target = stage(table, found);
       kernels().tt_rows(*band.cores, worker.slots, found, target);
       for (std::int64_t i = 0; i < found; ++i) {
         rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
@@ -156,22 +172,36 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
   }
 }
 
-void Lookup::finish(const Segment& segment, std::int64_t first, std::int64_t last) {
-  const std::int64_t dim = segment.table->dim;
+void Lookup::decode_fetched(const std::vector<Segment>& segments) {
+  for (const WantedRow& wanted : wanted_) {
+    const RowCodec& codec = ssd_.band(wanted).codec;
+    const auto segment =
+        std::upper_bound(segments.begin(), segments.end(), wanted.position,
+                         [](std::int64_t position, const Segment& s) { return position < s.base; }) -
+        1;
+    const Table& table = *segment->table;
+    if (codec == table.codec) continue;
+    float* target = stage(table, 1);
+    const void*& row = rows_[static_cast<std::size_t>(wanted.position)];
+    kernels().decode_rows(codec, &row, 1, target, table.dim);
+    row = target;
+  }
+}
+
+void Lookup::pool(const Segment& segment, std::int64_t first, std::int64_t last) {
+  const RowCodec& codec = segment.table->codec;
+  float* out = segment.out + first * segment.out_stride;
   if (segment.offsets != nullptr) {
     // The offsets count from the request's first id, the pointers from the call's: shift the base of the
     // latter.
-    const auto shift = static_cast<std::uintptr_t>(segment.first_id - segment.base) * sizeof(const float*);
+    const auto shift = static_cast<std::uintptr_t>(segment.first_id - segment.base) * sizeof(const void*);
     const auto* rows =
-        reinterpret_cast<const float* const*>(reinterpret_cast<std::uintptr_t>(rows_.data()) - shift);
-    kernels().pool_rows(rows, segment.offsets + first, last - first, dim, segment.table->mean,
-                        segment.out + first * segment.out_stride, segment.out_stride);
+        reinterpret_cast<const void* const*>(reinterpret_cast<std::uintptr_t>(rows_.data()) - shift);
+    kernels().pool_rows(codec, rows, segment.offsets + first, last - first, segment.table->mean, out,
+                        segment.out_stride);
     return;
   }
-  for (std::int64_t i = first; i < last; ++i) {
-    std::memcpy(segment.out + i * segment.out_stride, rows_[static_cast<std::size_t>(segment.base + i)],
-                static_cast<std::size_t>(dim) * sizeof(float));
-  }
+  kernels().decode_rows(codec, rows_.data() + segment.base + first, last - first, out, segment.out_stride);
 }
 
 // Samples [first, last) of a table that is one array: look-ups [begin, end) of the segment.
@@ -194,7 +224,7 @@ void Lookup::run_whole(const Segment& segment, std::int64_t first, std::int64_t 
 void Lookup::prefetch_rows(const std::vector<Segment>& segments) {
   for (const Segment& segment : segments) {
     if (segment.table->whole() == nullptr) continue;
-    const std::int64_t bytes = segment.table->dim * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t bytes = segment.table->codec.row_bytes();
     const auto rows = reinterpret_cast<std::uintptr_t>(segment.table->strategy.rows(0));
     for (std::int64_t i = 0; i < segment.num_ids; ++i) {
       // Not checked yet: a prefetch from anywhere does no harm.
@@ -218,12 +248,16 @@ void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker)
     return;
   }
   for (; begin < end; begin += kPiece) resolve(segment, begin, std::min(kPiece, end - begin), worker);
-  if (!segment.table->has_ssd) finish(segment, first, last);
+  if (!segment.table->has_ssd) pool(segment, first, last);
 }
 
 template <typename Body>
-void Lookup::for_each_unit(const std::vector<Segment>& segments, const Body& body) {
+void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
+                           const Body& body) {
+  if (first == last) return;
   const auto run = [&](std::int64_t begin, std::int64_t end, int thread) {
+    begin += first;
+    end += first;
     auto segment = std::upper_bound(segments.begin(), segments.end(), begin,
                                     [](std::int64_t unit, const Segment& s) { return unit < s.first_unit; });
     --segment;
@@ -233,41 +267,50 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, const Body& bod
     }
   };
   if (alone_) {
-    run(0, num_units_, 0);
+    run(0, last - first, 0);
   } else {
-    threads_.parallel_for(num_units_, 1, std::cref(run));  // cref: std::function then allocates nothing
+    threads_.parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
   }
 }
 
-LookupCounts Lookup::run(std::vector<Segment>& segments, const std::vector<const Band*>& ssd_bands,
-                         PageReader* reader) {
-  LookupCounts counts;
-  counts.lookups = prepare(segments);
-  if (num_units_ == 0) return counts;
-  if (alone_ && counts.lookups <= kFew) prefetch_rows(segments);
-  for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader) {
+  prepare(segments);
+  if (alone_ && num_lookups_ <= kFew) prefetch_rows(segments);
+  for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
     run_unit(segment, unit, worker);
   });
-  wanted_.clear();
-  for (Worker& worker : workers_) {
+  for (const Worker& worker : workers_) {
+    wanted_.insert(wanted_.end(), worker.wanted.begin(), worker.wanted.end());
+  }
+  if (!wanted_.empty()) ssd_.begin(*reader, ssd, wanted_, rows_.data());
+  try {
+    for_each_unit(segments, ssd_units_, num_units_,
+                  [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+                    run_unit(segment, unit, worker);
+                    if (&worker == workers_.data()) ssd_.poll();  // the reader belongs to the calling thread
+                  });
+  } catch (...) {
+    ssd_.abandon();
+    throw;
+  }
+}
+
+LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
+  ssd_.finish();
+  decode_fetched(segments);
+  for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
+    const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
+    pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
+  });
+  LookupCounts counts;
+  counts.lookups = num_lookups_;
+  for (const Worker& worker : workers_) {
     counts.dram_rows += worker.dram_rows;
     counts.tt_rows += worker.tt_rows;
-    wanted_.insert(wanted_.end(), worker.wanted.begin(), worker.wanted.end());
   }
   if (!wanted_.empty()) {
     counts.ssd_rows = static_cast<std::int64_t>(wanted_.size());
-    ssd_.fetch(*reader, ssd_bands, wanted_, rows_.data());
-    counts.page_requests = ssd_.page_requests();
-    counts.pages_read = ssd_.pages_read();
-  }
-  const bool waiting = std::any_of(segments.begin(), segments.end(),
-                                   [](const Segment& segment) { return segment.table->has_ssd; });
-  if (waiting) {
-    for_each_unit(segments, [this](const Segment& segment, std::int64_t unit, Worker&) {
-      if (!segment.table->has_ssd) return;
-      const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
-      finish(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
-    });
+    counts.ssd = ssd_.counts();
   }
   return counts;
 }

@@ -14,7 +14,8 @@
 namespace screc {
 
 struct LookupCounts {
-  std::int64_t lookups = 0, dram_rows = 0, tt_rows = 0, ssd_rows = 0, page_requests = 0, pages_read = 0;
+  std::int64_t lookups = 0, dram_rows = 0, tt_rows = 0, ssd_rows = 0;
+  SsdCounts ssd = {};
 };
 
 // The part of a call that falls on one table. `offsets` are those of `num_samples` bags, [num_samples + 1],
@@ -30,21 +31,28 @@ struct Segment {
   float* out;  // bag b goes to out + b * out_stride
   std::int64_t out_stride;
 
-  // Set by Lookup::run.
+  // Set by Lookup::begin.
   std::int64_t base = 0;        // of the segment's row pointers
   std::int64_t first_unit = 0;  // of its units of work
   std::int64_t unit_samples = 1;
 };
 
-// Working memory and machinery, reused from call to call. One call at a time.
+// Working memory and machinery, reused from call to call. One call at a time, in two halves.
 class Lookup {
  public:
   explicit Lookup(ThreadPool& threads);
 
-  // `ssd_bands[n]` is the SSD band of number n; reader may be null when there is none. Throws
-  // std::invalid_argument for an id outside its table and IoError from the drive; `out` is then undefined.
-  LookupCounts run(std::vector<Segment>& segments, const std::vector<const Band*>& ssd_bands,
-                   PageReader* reader);
+  // Starts to read the rows that stand on SSD, then does all work that does not need them while they come.
+  // Segments of tables with SSD bands go first; they and the reader must stay until finish() or abandon(),
+  // one of which must follow; `reader` may be null when no table has an SSD band. Throws
+  // std::invalid_argument for an id outside its table and IoError; nothing is in flight then.
+  void begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader);
+  // Lets the reads go on, without waiting.
+  void poll() { ssd_.poll(); }
+  // Waits for the rows and pools them. Throws IoError from the drive; `out` is then undefined.
+  LookupCounts finish(const std::vector<Segment>& segments);
+  // Gives the look-up up; waits for reads in flight.
+  void abandon() noexcept { ssd_.abandon(); }
 
   // Bytes of working memory that a look-up in the table takes at most.
   static std::int64_t scratch_bytes(const Table& table);
@@ -54,12 +62,13 @@ class Lookup {
   struct alignas(64) Worker {
     std::int64_t slots[kPiece];
     std::int32_t open[kPiece], found[kPiece];
+    const void* encoded[kPiece];
     std::vector<WantedRow> wanted;
     std::int64_t dram_rows, tt_rows;
   };
 
-  std::int64_t prepare(std::vector<Segment>& segments);
-  // Resolves the unit's look-ups, and finishes it unless rows are still to come from SSD.
+  void prepare(std::vector<Segment>& segments);
+  // Resolves the unit's look-ups, and pools them unless rows are still to come from SSD.
   void run_unit(const Segment& segment, std::int64_t unit, Worker& worker);
   void run_whole(const Segment& segment, std::int64_t first, std::int64_t last, std::int64_t begin,
                  std::int64_t end, Worker& worker);
@@ -67,18 +76,25 @@ class Lookup {
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
   void resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
                     Worker& worker);
-  void finish(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
+  // Room for n rows of the table as fp32.
+  float* stage(const Table& table, std::int64_t n);
+  // Makes the rows fetched from SSD what their tables pool.
+  void decode_fetched(const std::vector<Segment>& segments);
+  void pool(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
   template <typename Body>
-  void for_each_unit(const std::vector<Segment>& segments, const Body& body);
+  void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
+                     const Body& body);
 
   ThreadPool& threads_;
   std::vector<Worker> workers_;
-  std::vector<const float*> rows_;  // row of every look-up of the call
-  AlignedBuffer tt_arena_;          // rebuilt rows
-  std::atomic<std::int64_t> tt_used_{0};
+  std::vector<const void*> rows_;  // row of every look-up of the call, in its table's codec
+  AlignedBuffer arena_;            // rows rebuilt from cores or decoded
+  std::atomic<std::int64_t> arena_used_{0};
   std::vector<WantedRow> wanted_;
   SsdRows ssd_;
   std::int64_t num_units_ = 0;
+  std::int64_t ssd_units_ = 0;  // of tables with SSD bands; they are the first
+  std::int64_t num_lookups_ = 0;
   bool alone_ = true;  // too little work to wake other threads
 };
 

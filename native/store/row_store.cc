@@ -16,7 +16,7 @@ int64_t bytes_of(const BandIndex& index) {
   return std::visit([](const auto& form) { return form.bytes(); }, index);
 }
 
-RowArray row_array(const Table& table) { return {table.whole(), table.num_embeddings, table.dim}; }
+RowArray row_array(const Table& table) { return {table.whole(), table.num_embeddings, table.codec}; }
 
 bool is_last(const BandIndex& index) { return std::holds_alternative<IdentityIndex>(index); }
 
@@ -32,13 +32,16 @@ int64_t rebuild_flops(const std::vector<TtCoreView>& cores) {
 
 }  // namespace
 
-RowStore::RowStore(const std::string& io, int queue_depth, int num_threads)
+RowStore::RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes)
     : io_((check_io(io, queue_depth), io)),
       queue_depth_(queue_depth),
       threads_(num_threads >= 0 ? num_threads
                                 : throw std::invalid_argument("threads: must not be negative, got " +
                                                               std::to_string(num_threads))),
-      lookup_(threads_) {
+      cache_bytes_(cache_bytes >= 0 ? cache_bytes
+                                    : throw std::invalid_argument("cache_bytes: must not be negative, got " +
+                                                                  text(cache_bytes))),
+      contexts_(threads_) {
   stats_.io_backend = "none";
   stats_.direct_io = true;
   stats_.queue_depth = queue_depth;
@@ -55,7 +58,7 @@ int RowStore::add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean
   if (embedding_dim < 1 || embedding_dim > int64_t{1} << 20) {
     throw std::invalid_argument("embedding_dim: must be from 1 to 2^20, got " + text(embedding_dim));
   }
-  std::lock_guard<std::mutex> lock(turn_);
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   auto table = std::make_unique<Table>();
   table->num_embeddings = num_embeddings;
   table->dim = embedding_dim;
@@ -83,7 +86,7 @@ Table& RowStore::open_table(int table) {
 
 void RowStore::append(int table, Band band, int64_t bytes) {
   Table& owner = *tables_[static_cast<size_t>(table)];
-  owner.bands.reserve(kMaxBands);  // ssd_bands_ points at them
+  owner.bands.reserve(kMaxBands);  // ssd_ points at them
   if (owner.bands.size() == kMaxBands) {
     throw std::invalid_argument("table " + text(table) + " has " + std::to_string(kMaxBands) +
                                 " bands; no more fit");
@@ -94,41 +97,42 @@ void RowStore::append(int table, Band band, int64_t bytes) {
   }
   owner.closed = is_last(band.index);
   owner.bands.push_back(std::move(band));
+  owner.choose_codec();
 }
 
-void RowStore::add_dram_band(int table, const float* rows, int64_t num_rows, int64_t dim,
+void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, const RowCodec& codec,
                              const BandIndex& index) {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   const Table& owner = open_table(table);
   const int64_t expected = checked_rows(index, owner.num_embeddings);
-  if (num_rows != expected || dim != owner.dim) {
+  if (num_rows != expected || codec.dim != owner.dim) {
     throw std::invalid_argument("rows: table " + text(table) + (is_last(index) ? " has" : "'s index has") +
                                 " room for shape [" + text(expected) + ", " + text(owner.dim) + "], got [" +
-                                text(num_rows) + ", " + text(dim) + "]");
+                                text(num_rows) + ", " + text(codec.dim) + "]");
   }
-  if (reinterpret_cast<uintptr_t>(rows) % alignof(float) != 0) {
+  if (codec.format == RowFormat::kFp32 && reinterpret_cast<uintptr_t>(rows) % alignof(float) != 0) {
     throw std::invalid_argument("rows: must be aligned to 4 bytes; copy the array");
   }
-  Band band{Band::Kind::kDram, index, num_rows};
-  band.rows = rows;
-  append(table, std::move(band), num_rows * dim * static_cast<int64_t>(sizeof(float)));
+  Band band{Band::Kind::kDram, index, num_rows, codec};
+  band.rows = static_cast<const std::byte*>(rows);
+  append(table, std::move(band), num_rows * codec.row_bytes());
   if (owner.closed && owner.whole() != nullptr) apply_strategies();
 }
 
 Strategy RowStore::strategy(int table) const {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return checked_table(table).strategy.strategy();
 }
 
 void RowStore::set_strategy(int number, Strategy strategy) {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   const Table& table = checked_table(number);
   check_closed(number);
   if (table.whole() == nullptr) {
     if (strategy == Strategy::kGather) return;
     throw std::invalid_argument("strategy '" + std::string(strategy_name(strategy)) +
-                                "' is for tables whose only band is fp32 rows in DRAM; table " +
-                                text(number) + " has other bands: use 'gather'");
+                                "' is for tables whose only band is rows in DRAM; table " + text(number) +
+                                " has other bands: use 'gather'");
   }
   StrategyArrays::check(row_array(table), strategy);
   apply_strategies(number, strategy);
@@ -149,7 +153,7 @@ void RowStore::apply_strategies(int changed, Strategy strategy) {
 }
 
 void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index) {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   Table& owner = open_table(table);
   const int64_t expected = checked_rows(index, owner.num_embeddings);
   auto copy = std::make_unique<const TtCores>(cores);
@@ -162,21 +166,25 @@ void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, cons
                                 text(table) + "'s band needs " + text(expected));
   }
   const int64_t bytes = copy->num_parameters() * static_cast<int64_t>(sizeof(float));
-  Band band{Band::Kind::kTt, index, expected};
+  Band band{Band::Kind::kTt, index, expected, {RowFormat::kFp32, owner.dim}};
   band.cores = std::move(copy);
   append(table, std::move(band), bytes);
-  owner.has_tt = true;
   owner.weight = std::max(owner.weight, 1 + rebuild_flops(cores) / 2000);
 }
 
-void RowStore::add_ssd_band(int table, const std::string& path, int number, const BandIndex& index) {
-  std::lock_guard<std::mutex> lock(turn_);
+void RowStore::add_ssd_band(int table, const std::string& path, int number, const RowCodec& codec,
+                            const BandIndex& index) {
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   Table& owner = open_table(table);
   if (number < 0) throw std::invalid_argument("band: must not be negative, got " + text(number));
-  Band band{Band::Kind::kSsd, index, checked_rows(index, owner.num_embeddings)};
-  band.geometry = PageGeometry::of(owner.dim * static_cast<int64_t>(sizeof(float)));
+  if (codec.dim != owner.dim) {
+    throw std::invalid_argument("codec: has rows of " + text(codec.dim) + " columns, table " + text(table) +
+                                " has " + text(owner.dim));
+  }
+  Band band{Band::Kind::kSsd, index, checked_rows(index, owner.num_embeddings), codec};
+  band.geometry = PageGeometry::of(codec.row_bytes());
   band.owner = {static_cast<std::uint32_t>(table), static_cast<std::uint32_t>(number)};
-  band.number = ssd_bands_.size();
+  band.number = ssd_.bands.size();
   band.file = std::make_unique<const PageFile>(path);
   const int64_t pages = band.geometry.num_pages(band.num_rows);
   if (band.file->num_pages() != pages) {
@@ -189,34 +197,53 @@ void RowStore::add_ssd_band(int table, const std::string& path, int number, cons
     band.file->read_page(page, buffer.data());
     check_page(buffer.as<unsigned char>(), band.owner, page, band.geometry.used(band.num_rows, page), path);
   }
-  if (!reader_) reader_ = make_page_reader(io_, queue_depth_);
+  if (ssd_.bands.empty()) choose_io();
   const bool direct = band.file->direct();
   append(table, std::move(band), 0);
   owner.has_ssd = true;
-  ssd_bands_.push_back(&owner.bands.back());
+  ssd_.bands.push_back(&owner.bands.back());
+  make_cache();
   std::lock_guard<std::mutex> stats_lock(stats_mutex_);
-  stats_.io_backend = reader_->backend();
-  stats_.queue_depth = reader_->queue_depth();
   stats_.direct_io = stats_.direct_io && direct;
 }
 
+// Finds out what this system grants; each look-up in flight makes a reader of its own later.
+void RowStore::choose_io() {
+  const auto reader = make_page_reader(io_, queue_depth_);
+  io_ = reader->backend();  // none of another kind, whatever happens
+  std::lock_guard<std::mutex> lock(stats_mutex_);
+  stats_.io_backend = io_;
+  stats_.queue_depth = reader->queue_depth();
+}
+
+// Makes the cache of all SSD bands there are, with nothing in it.
+void RowStore::make_cache() {
+  std::vector<CachedBand> bands;
+  for (const Band* band : ssd_.bands) bands.push_back({band->num_rows, band->geometry.row_bytes});
+  ssd_.cache = RowCache();  // not both at once
+  ssd_.cache = RowCache(cache_bytes_, bands);
+  std::lock_guard<std::mutex> lock(stats_mutex_);
+  stats_.dram_bytes += ssd_.cache.bytes() - stats_.cache_bytes;
+  stats_.cache_bytes = ssd_.cache.bytes();
+}
+
 int RowStore::num_tables() const {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return static_cast<int>(tables_.size());
 }
 
 int64_t RowStore::num_embeddings(int table) const {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return checked_table(table).num_embeddings;
 }
 
 int64_t RowStore::embedding_dim(int table) const {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return checked_table(table).dim;
 }
 
 int64_t RowStore::total_dim() const {
-  std::lock_guard<std::mutex> lock(turn_);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   int64_t total = 0;
   for (const auto& table : tables_) total += table->dim;
   return total;
@@ -276,45 +303,119 @@ int64_t RowStore::scratch_bytes(const LookupRequest& request, int64_t first, int
   return bytes;
 }
 
-void RowStore::lookup_part(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                           int64_t sample_stride) {
-  segments_.clear();
-  for (size_t number = 0; number < tables_.size(); ++number) {
-    const Table& table = *tables_[number];
-    const int64_t* own = request.offsets + static_cast<int64_t>(number) * request.batch_size + first;
-    segments_.push_back({&table, static_cast<int>(number), request.ids, own, own[0], own[count] - own[0],
-                         count, out, sample_stride});
-    out += table.dim;
+// The reader is made for the first look-up in flight that finds none.
+PageReader* RowStore::reader_of(LookupContext& context) {
+  if (!context.reader && !ssd_.bands.empty()) context.reader = make_page_reader(io_, queue_depth_);
+  return context.reader.get();
+}
+
+void RowStore::set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count,
+                      float* out, int64_t sample_stride) const {
+  for (size_t table = 0; table < tables_.size(); ++table) check_closed(static_cast<int>(table));
+  check_offsets(request, first, count);
+  context.request = request;
+  context.first = first;
+  context.count = count;
+  context.out = out;
+  context.sample_stride = sample_stride;
+}
+
+void RowStore::begin_part(LookupContext& context) {
+  const LookupRequest& request = context.request;
+  context.part = context.count;
+  while (context.part > 1 && scratch_bytes(request, context.first, context.part) > kScratchBytes) {
+    context.part = (context.part + 1) / 2;
   }
-  this->count(lookup_.run(segments_, ssd_bands_, reader_.get()));
+  context.segments.clear();
+  for (const bool has_ssd : {true, false}) {  // tables with rows to wait for go first
+    float* out = context.out;
+    for (size_t number = 0; number < tables_.size(); ++number) {
+      const Table& table = *tables_[number];
+      const int64_t* own =
+          request.offsets + static_cast<int64_t>(number) * request.batch_size + context.first;
+      if (table.has_ssd == has_ssd) {
+        context.segments.push_back({&table, static_cast<int>(number), request.ids, own, own[0],
+                                    own[context.part] - own[0], context.part, out, context.sample_stride});
+      }
+      out += table.dim;
+    }
+  }
+  context.lookup.begin(context.segments, ssd_, reader_of(context));
+}
+
+void RowStore::finish_part(LookupContext& context) {
+  count(context.lookup.finish(context.segments));
+  context.first += context.part;
+  context.count -= context.part;
+  context.out += context.part * context.sample_stride;
 }
 
 void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count, float* out,
                       int64_t sample_stride) {
-  std::lock_guard<std::mutex> lock(turn_);
-  for (size_t table = 0; table < tables_.size(); ++table) check_closed(static_cast<int>(table));
-  check_offsets(request, first, count);
-  while (count > 0) {
-    int64_t part = count;
-    while (part > 1 && scratch_bytes(request, first, part) > kScratchBytes) part = (part + 1) / 2;
-    lookup_part(request, first, part, out, sample_stride);
-    first += part;
-    count -= part;
-    out += part * sample_stride;
+  const InUse context(contexts_, false);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  set_up(*context, request, first, count, out, sample_stride);
+  while (context->count > 0) {
+    begin_part(*context);
+    finish_part(*context);
+  }
+}
+
+Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                       int64_t sample_stride) {
+  InUse context(contexts_, true);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  set_up(*context, request, first, count, out, sample_stride);
+  begin_part(*context);
+  return Ticket(*this, context.keep());
+}
+
+LookupContext* Ticket::take() {
+  LookupContext* const context = context_.load();
+  if (context == nullptr) return nullptr;
+  std::lock_guard<std::mutex> lock(context->mutex);
+  return context_.exchange(nullptr);
+}
+
+Ticket::~Ticket() {
+  if (LookupContext* const context = take()) {
+    context->lookup.abandon();
+    store_.contexts_.release(*context, true);
+  }
+}
+
+void Ticket::poll() {
+  LookupContext* const context = context_.load();
+  if (context == nullptr) return;
+  std::lock_guard<std::mutex> lock(context->mutex);
+  if (context_.load() == context) context->lookup.poll();  // else it is another's by now
+}
+
+void Ticket::finish() {
+  LookupContext* const taken = take();
+  if (taken == nullptr) throw std::runtime_error("ticket: its look-up is finished already");
+  const InUse context(store_.contexts_, *taken);
+  std::shared_lock<std::shared_mutex> lock(store_.tables_mutex_);
+  store_.finish_part(*context);
+  while (context->count > 0) {
+    store_.begin_part(*context);
+    store_.finish_part(*context);
   }
 }
 
 void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
-  std::lock_guard<std::mutex> lock(turn_);
+  const InUse context(contexts_, false);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   const Table& table = checked_table(number);
   check_closed(number);
   const int64_t most = kScratchBytes / std::max<int64_t>(1, Lookup::scratch_bytes(table));
   for (int64_t first = 0; first < n; first += most) {
     const int64_t part = std::min(most, n - first);
-    segments_.clear();
-    segments_.push_back(
+    context->segments.clear();
+    context->segments.push_back(
         {&table, number, ids, nullptr, first, part, part, out + first * table.dim, table.dim});
-    count(lookup_.run(segments_, ssd_bands_, reader_.get()));
+    context->lookup.begin(context->segments, ssd_, reader_of(*context));
+    count(context->lookup.finish(context->segments));
   }
 }
 
@@ -327,9 +428,12 @@ void RowStore::count(const LookupCounts& counts) {
   stats_.dram_rows += counts.dram_rows;
   stats_.tt_rows += counts.tt_rows;
   stats_.ssd_rows += counts.ssd_rows;
-  stats_.page_requests += counts.page_requests;
-  stats_.pages_read += counts.pages_read;
-  stats_.bytes_read += counts.pages_read * kPageBytes;
+  stats_.page_requests += counts.ssd.page_requests;
+  stats_.pages_read += counts.ssd.pages_read;
+  stats_.bytes_read += counts.ssd.pages_read * kPageBytes;
+  stats_.cache_hits += counts.ssd.cache_hits;
+  stats_.cache_misses += counts.ssd.cache_misses;
+  stats_.cache_admissions += counts.ssd.cache_admissions;
 }
 
 StoreStats RowStore::stats() const {

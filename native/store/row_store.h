@@ -2,45 +2,71 @@
 // only.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/thread_pool.h"
 #include "io/page_reader.h"
 #include "store/band.h"
-#include "store/lookup.h"
+#include "store/lookup_contexts.h"
 
 namespace screc {
 
-struct LookupRequest {  // table-major bags, as Batch in src/screc/data/batch.py
-  const int64_t* ids;
-  int64_t num_ids;
-  const int64_t* offsets;  // [num_tables * batch_size + 1], from 0 to num_ids
-  int64_t batch_size;
-};
-
 // Since the store was made; dram_rows + tt_rows + ssd_rows == lookups. Calls that failed are not counted.
+// cache_hits + cache_misses is the number of distinct rows on SSD that calls wanted, call by call (a call
+// served in parts counts as several): at most ssd_rows.
 struct StoreStats {
   int64_t lookups;
   int64_t dram_rows, tt_rows, ssd_rows;  // look-ups that ended in each kind of band
   int64_t page_requests;  // pages that the look-ups on SSD needed, before each is read once per call
   int64_t pages_read;
   int64_t bytes_read;
-  int64_t dram_bytes;      // rows, cores, indices and the copies of strategies
-  std::string io_backend;  // "io_uring" or "pread"; "none" without SSD bands
-  bool direct_io;          // false when some file is read through the page cache
+  int64_t cache_hits, cache_misses;  // rows of which the cache held, and did not hold, a copy
+  int64_t cache_admissions;          // rows that it took in
+  int64_t cache_bytes;               // its rows and counts; at most what it was given
+  int64_t dram_bytes;                // rows, cores, indices, cache_bytes and the copies of strategies
+  std::string io_backend;            // "io_uring" or "pread"; "none" without SSD bands
+  bool direct_io;                    // false when some file is read through the page cache
   int queue_depth;
   int num_threads;
 };
 
-class RowStore {  // all methods are thread-safe; look-ups take turns
+class RowStore;
+
+// A look-up that has begun. One that is not finished is given up when the ticket goes. Safe to share.
+class Ticket {
  public:
-  // io and queue_depth as in make_page_reader; num_threads 0 means one per core. Throws
-  // std::invalid_argument.
-  RowStore(const std::string& io, int queue_depth, int num_threads);
+  Ticket(Ticket&& other) noexcept : store_(other.store_), context_(other.context_.exchange(nullptr)) {}
+  Ticket& operator=(Ticket&&) = delete;
+  ~Ticket();
+
+  // Lets the reads go on, without waiting: only as many as the queue depth takes are in flight at a time.
+  void poll();
+  // Waits for the rows and writes what is left of `out`. Throws IoError from the drive, `out` is then
+  // undefined, and std::runtime_error when it was called before.
+  void finish();
+
+ private:
+  friend class RowStore;
+  Ticket(RowStore& store, LookupContext& context) : store_(store), context_(&context) {}
+  // The context, for the first who asks; else null.
+  LookupContext* take();
+
+  RowStore& store_;
+  std::atomic<LookupContext*> context_;
+};
+
+class RowStore {  // all methods are thread-safe
+ public:
+  // io and queue_depth as in make_page_reader, for each look-up in flight; num_threads 0 means one per core.
+  // cache_bytes: memory for a cache of rows of SSD bands (RowCache). Throws std::invalid_argument.
+  RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes);
 
   // Tables are built up first: add_table, then its bands in the order in which an id is looked up. The last
   // band has no index (IdentityIndex) and a slot for every id; the earlier ones have one slot per id of their
@@ -48,15 +74,17 @@ class RowStore {  // all methods are thread-safe; look-ups take turns
 
   // Returns the table's number. `mean`: pooled by mean, not sum.
   int add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean);
-  // rows: float32 [num_rows, dim], which must outlive the store, as must the arrays of every index.
-  void add_dram_band(int table, const float* rows, int64_t num_rows, int64_t dim, const BandIndex& index);
+  // rows: [num_rows, codec.row_bytes()], which must outlive the store, as must the arrays of every index.
+  void add_dram_band(int table, const void* rows, int64_t num_rows, const RowCodec& codec,
+                     const BandIndex& index);
   // Copies the cores.
   void add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index);
   // The file's size and its first and last page are checked here (IoError), every page when it is read.
-  void add_ssd_band(int table, const std::string& path, int band, const BandIndex& index);
+  void add_ssd_band(int table, const std::string& path, int band, const RowCodec& codec,
+                    const BandIndex& index);
 
   // How the table's rows are fetched, 'gather' until it is set. Throws std::invalid_argument where the table
-  // cannot have the strategy: its only band must be float32 rows in DRAM, and few enough for it.
+  // cannot have the strategy: its only band must be rows in DRAM, few enough and in a format for it.
   void set_strategy(int table, Strategy strategy);
   Strategy strategy(int table) const;
 
@@ -71,6 +99,12 @@ class RowStore {  // all methods are thread-safe; look-ups take turns
   // (std::invalid_argument naming table, position, value and the table's rows); an empty bag gives zeros.
   // Throws IoError from the drive.
   void lookup(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
+  // The first half of lookup(): validates, starts the reads from SSD and does all else that can be done
+  // without waiting for them. The request's arrays, `out` and the store must stay until the ticket is
+  // finished or gone. (Of a call so large that it is served in parts, the later parts are left to
+  // Ticket::finish.) At most LookupContexts::kMost tickets and calls can be in flight: throws
+  // std::runtime_error when tickets alone are as many.
+  Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
   // Rows ids[0..n) of one table into out [n, dim].
   void gather(int table, const int64_t* ids, int64_t n, float* out);
 
@@ -85,21 +119,28 @@ class RowStore {  // all methods are thread-safe; look-ups take turns
   void apply_strategies(int changed = -1, Strategy strategy = Strategy::kGather);
   void check_offsets(const LookupRequest& request, int64_t first, int64_t count) const;
   int64_t scratch_bytes(const LookupRequest& request, int64_t first, int64_t count) const;
-  void lookup_part(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                   int64_t sample_stride);
+  void choose_io();
+  void make_cache();
+  PageReader* reader_of(LookupContext& context);
+  void set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count, float* out,
+              int64_t sample_stride) const;
+  // The two halves of the next part of a look-up.
+  void begin_part(LookupContext& context);
+  void finish_part(LookupContext& context);
   void count(const LookupCounts& counts);
 
-  const std::string io_;
+  friend class Ticket;
+
+  std::string io_;
   const int queue_depth_;
   ThreadPool threads_;
 
-  mutable std::mutex turn_;  // one look-up at a time; guards all down to segments_
+  const int64_t cache_bytes_;
+  mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
   StrategyArrays strategy_arrays_;
-  std::vector<const Band*> ssd_bands_;
-  std::unique_ptr<PageReader> reader_;  // made for the first SSD band
-  Lookup lookup_;
-  std::vector<Segment> segments_;
+  SsdBands ssd_;
+  LookupContexts contexts_;
 
   // Statistics do not wait for look-ups.
   mutable std::mutex stats_mutex_;

@@ -2,33 +2,71 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace screc {
+namespace {
 
-void SsdRows::plan(const std::vector<const Band*>& bands, const std::vector<WantedRow>& wanted) {
+// Rows in fp32 must be aligned even after rows of other formats.
+std::int64_t padded(std::int64_t row_bytes) { return (row_bytes + 3) / 4 * 4; }
+
+// Rows whose set is fetched ahead of the one looked at.
+constexpr std::size_t kAhead = 8;
+
+std::uint64_t band_of(std::uint64_t key) { return WantedRow::band_of(key); }
+std::int64_t slot_of(std::uint64_t key) { return WantedRow::slot_of(key); }
+
+}  // namespace
+
+void SsdRows::place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, const void** pointers) {
   rows_.clear();
-  pages_.clear();
-  requests_.clear();
-  page_requests_ = 0;
+  hits_.clear();
   std::int64_t bytes = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (i == 0 || wanted[i].key != wanted[i - 1].key) bytes += bands[wanted[i].band()]->geometry.row_bytes;
+    if (i > 0 && wanted[i].key == wanted[i - 1].key) continue;
+    bytes += padded(ssd.bands[band_of(wanted[i].key)]->geometry.row_bytes);
   }
   if (arena_.size() < static_cast<std::size_t>(bytes)) {
     arena_ = AlignedBuffer();  // not both at once
     arena_ = AlignedBuffer(static_cast<std::size_t>(bytes + bytes / 2));
   }
-  char* target = arena_.as<char>();
+  auto* next = arena_.as<std::byte>();
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    const Band& band = *bands[wanted[i].band()];
+    const PageGeometry& geometry = ssd.bands[band_of(wanted[i].key)]->geometry;
+    counts_.page_requests += geometry.pages_per_row;
+    if (i == 0 || wanted[i].key != wanted[i - 1].key) {
+      rows_.push_back({wanted[i].key, next});
+      next += padded(geometry.row_bytes);
+    }
+    pointers[wanted[i].position] = rows_.back().target;
+  }
+}
+
+void SsdRows::take_held(SsdBands& ssd) {
+  std::size_t left = 0;
+  // The rows are copied before another call can make the cache replace them.
+  std::lock_guard<std::mutex> lock(ssd.cache_mutex);
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    if (i + kAhead < rows_.size()) ssd.cache.prefetch(band_of(rows_[i + kAhead].key), rows_[i + kAhead].key);
+    const Row row = rows_[i];
+    if (const std::byte* held = ssd.cache.access(band_of(row.key), row.key)) {
+      hits_.push_back({held, row.target, ssd.bands[band_of(row.key)]->geometry.row_bytes});
+    } else {
+      rows_[left++] = row;
+    }
+  }
+  for (const Hit& hit : hits_) std::memcpy(hit.target, hit.row, static_cast<std::size_t>(hit.row_bytes));
+  rows_.erase(rows_.begin() + static_cast<std::ptrdiff_t>(left), rows_.end());
+}
+
+void SsdRows::list_pages(const SsdBands& ssd) {
+  pages_.clear();
+  requests_.clear();
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    const Band& band = *ssd.bands[band_of(rows_[i].key)];
     const PageGeometry& geometry = band.geometry;
-    page_requests_ += geometry.pages_per_row;
-    if (i > 0 && wanted[i].key == wanted[i - 1].key) continue;
-    const std::int64_t slot = wanted[i].slot();
-    const auto row = static_cast<std::int64_t>(rows_.size());
-    rows_.push_back({slot, target});
-    target += geometry.row_bytes;
-    const std::int64_t first = geometry.first_page(slot);
+    const auto row = static_cast<std::int64_t>(i);
+    const std::int64_t first = geometry.first_page(slot_of(rows_[i].key));
     if (geometry.pages_per_row == 1 && !pages_.empty() && pages_.back().band == &band &&
         requests_.back().page == first) {
       pages_.back().last_row = row + 1;
@@ -51,28 +89,45 @@ void SsdRows::page_read(std::int64_t index, const unsigned char* data) {
   const unsigned char* payload = data + kPageHeaderBytes;
   if (geometry.pages_per_row > 1) {
     const std::int64_t part = number % geometry.pages_per_row;
-    char* target = rows_[static_cast<std::size_t>(page.first_row)].target;
+    std::byte* target = rows_[static_cast<std::size_t>(page.first_row)].target;
     std::memcpy(target + part * kPagePayloadBytes, payload, static_cast<std::size_t>(used));
     return;
   }
   for (std::int64_t row = page.first_row; row < page.last_row; ++row) {
-    const auto [slot, target] = rows_[static_cast<std::size_t>(row)];
-    const std::int64_t offset = slot % geometry.rows_per_page * geometry.row_bytes;
+    const auto [key, target] = rows_[static_cast<std::size_t>(row)];
+    const std::int64_t offset = slot_of(key) % geometry.rows_per_page * geometry.row_bytes;
     std::memcpy(target, payload + offset, static_cast<std::size_t>(geometry.row_bytes));
   }
 }
 
-void SsdRows::fetch(PageReader& reader, const std::vector<const Band*>& bands, std::vector<WantedRow>& wanted,
-                    const float** pointers) {
+void SsdRows::begin(PageReader& reader, SsdBands& ssd, std::vector<WantedRow>& wanted,
+                    const void** pointers) {
   std::sort(wanted.begin(), wanted.end(),
             [](const WantedRow& a, const WantedRow& b) { return a.key < b.key; });
-  plan(bands, wanted);
-  reader.read(requests_.data(), pages_read(), *this);
-  std::size_t row = 0;
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (i > 0 && wanted[i].key != wanted[i - 1].key) ++row;
-    pointers[wanted[i].position] = reinterpret_cast<const float*>(rows_[row].target);
+  counts_ = {};
+  place(ssd, wanted, pointers);
+  if (ssd.cache.bytes() > 0) take_held(ssd);
+  counts_.cache_hits = static_cast<std::int64_t>(hits_.size());
+  counts_.cache_misses = static_cast<std::int64_t>(rows_.size());
+  list_pages(ssd);
+  counts_.pages_read = static_cast<std::int64_t>(requests_.size());
+  reader.start(requests_.data(), counts_.pages_read, *this);
+  ssd_ = &ssd;
+  reader_ = &reader;
+}
+
+void SsdRows::finish() {
+  if (reader_ == nullptr) return;
+  std::exchange(reader_, nullptr)->finish();
+  if (ssd_->cache.bytes() == 0) return;
+  std::lock_guard<std::mutex> lock(ssd_->cache_mutex);
+  for (const Row& row : rows_) {
+    counts_.cache_admissions += ssd_->cache.offer(band_of(row.key), row.key, row.target);
   }
+}
+
+void SsdRows::abandon() noexcept {
+  if (reader_ != nullptr) std::exchange(reader_, nullptr)->abandon();
 }
 
 }  // namespace screc

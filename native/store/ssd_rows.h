@@ -1,12 +1,15 @@
-// Fetches the rows of one call that stand on SSD: each page is read once, however many rows are wanted of it.
+// Fetches the rows of one call that stand on SSD: rows that the cache holds are copied from it, and of the
+// others each page is read once, however many rows are wanted of it.
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "base/aligned_buffer.h"
 #include "io/page_reader.h"
 #include "store/band.h"
+#include "store/row_cache.h"
 
 namespace screc {
 
@@ -15,43 +18,80 @@ struct WantedRow {
   static constexpr int kSlotBits = 44;
   WantedRow(std::uint64_t band, std::int64_t slot, std::int64_t position)
       : key(band << kSlotBits | static_cast<std::uint64_t>(slot)), position(position) {}
-  std::uint64_t band() const { return key >> kSlotBits; }
-  std::int64_t slot() const { return static_cast<std::int64_t>(key & ((std::uint64_t{1} << kSlotBits) - 1)); }
+  static std::uint64_t band_of(std::uint64_t key) { return key >> kSlotBits; }
+  static std::int64_t slot_of(std::uint64_t key) {
+    return static_cast<std::int64_t>(key & ((std::uint64_t{1} << kSlotBits) - 1));
+  }
 
   std::uint64_t key;
   std::int64_t position;  // of the look-up among those of the call
 };
 
+// The SSD bands of a store and their cache.
+struct SsdBands {
+  std::vector<const Band*> bands;  // by number
+  std::mutex cache_mutex;          // calls of several threads share the cache
+  RowCache cache;
+};
+
+struct SsdCounts {
+  std::int64_t page_requests = 0;  // pages of all look-ups
+  std::int64_t pages_read = 0;
+  std::int64_t cache_hits = 0, cache_misses = 0;  // distinct rows
+  std::int64_t cache_admissions = 0;
+};
+
 class SsdRows final : private PageSink {
  public:
-  // Reads the rows and points pointers[position] at them; they stay until the next call. Sorts `wanted`.
-  // Throws IoError for pages that cannot be read or are damaged.
-  void fetch(PageReader& reader, const std::vector<const Band*>& bands, std::vector<WantedRow>& wanted,
-             const float** pointers);
+  // Points pointers[position] at the place of each row, which finish() fills and which stays until the next
+  // begin(), and starts to read; the reader must stay until finish() or abandon(). Sorts `wanted`. Throws
+  // IoError when the reader cannot read any more.
+  void begin(PageReader& reader, SsdBands& ssd, std::vector<WantedRow>& wanted, const void** pointers);
+  // Lets the reads go on, without waiting.
+  void poll() {
+    if (reader_ != nullptr) reader_->poll();
+  }
+  // Waits for the rows and offers them to the cache. Throws IoError for pages that cannot be read or are
+  // damaged.
+  void finish();
+  // Gives the rows up; waits for reads in flight. Nothing to do after finish().
+  void abandon() noexcept;
 
-  // Of the last fetch.
-  std::int64_t page_requests() const { return page_requests_; }  // pages of all look-ups
-  std::int64_t pages_read() const { return static_cast<std::int64_t>(requests_.size()); }
+  // Of the last begin() and finish().
+  const SsdCounts& counts() const { return counts_; }
+  const Band& band(const WantedRow& wanted) const { return *ssd_->bands[WantedRow::band_of(wanted.key)]; }
 
  private:
   struct Row {
-    std::int64_t slot;
-    char* target;
+    std::uint64_t key;
+    std::byte* target;
   };
   // What to do with the page of the request of the same index.
   struct Page {
     const Band* band;
     std::int64_t first_row, last_row;  // of rows_, exclusive
   };
+  struct Hit {
+    const std::byte* row;
+    std::byte* target;
+    std::int64_t row_bytes;
+  };
 
-  void plan(const std::vector<const Band*>& bands, const std::vector<WantedRow>& wanted);
+  // Gives every distinct row a place and lists them in rows_.
+  void place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, const void** pointers);
+  // Takes the rows that the cache holds out of rows_.
+  void take_held(SsdBands& ssd);
+  void list_pages(const SsdBands& ssd);
   void page_read(std::int64_t index, const unsigned char* data) override;
 
   std::vector<Row> rows_;
+  std::vector<Hit> hits_;
   std::vector<Page> pages_;
   std::vector<PageRequest> requests_;
   AlignedBuffer arena_;
-  std::int64_t page_requests_ = 0;
+  SsdCounts counts_;
+  SsdBands* ssd_ = nullptr;
+  PageReader* reader_ = nullptr;  // between begin() and finish()
 };
 
 }  // namespace screc

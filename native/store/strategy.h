@@ -1,5 +1,5 @@
 // The strategies of the asymmetric data flow for embedding look-ups (arXiv 2507.01676) in the terms of a CPU:
-// how the look-ups of a table that is one float32 array in DRAM are answered.
+// how the look-ups of a table that is one array of rows in DRAM are answered.
 //
 //   gather          rows are fetched one by one from the shared array;
 //   private         the same from a copy that belongs to the worker thread, side by side with the copies of
@@ -8,6 +8,8 @@
 //                   many look-ups at once;
 //   private_stream  the same from a copy that belongs to the worker thread;
 //   counts          a bag becomes its number of look-ups of each row, which multiplies the table.
+//
+// All but the first two are for fp32.
 //
 // Answers are the same to the bit, but for those of `counts` in bags of several look-ups: a row's look-ups
 // are added as one product there, and the error is at most (num_rows + 1) * 2^-24 * sum(|terms|).
@@ -38,7 +40,7 @@ class TableStrategy {
   Strategy strategy() const { return strategy_; }
   void pool(const IdBags& bags, int thread) const;
   // The rows that the thread's look-ups read.
-  const float* rows(int thread) const { return array(thread).rows; }
+  const std::byte* rows(int thread) const { return array(thread).rows; }
 
  private:
   friend class StrategyArrays;

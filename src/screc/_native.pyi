@@ -38,12 +38,12 @@ def gather_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], id
     rows float32 [N, d], ids int64 [n], out float32 [n, d]. ValueError for an id outside [0, N).
     """
 
-def pool_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], mean: bool = False, pool: ThreadPool | None = None, isa: str | None = None) -> None:
+def pool_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], mean: bool = False, format: str = 'fp32', scale: tuple[float, float] | None = None, pool: ThreadPool | None = None, isa: str | None = None) -> None:
     """
     out[b] = sum (or mean) of rows[ids[offsets[b]:offsets[b + 1]]]; an empty bag gives zeros.
 
-    rows float32 [N, d], ids int64 [n], offsets int64 [B + 1], out float32 [B, d]. ValueError for an
-    id outside [0, N) and for offsets that do not rise from 0 to n.
+    rows float32 [N, d], or uint8 [N, row_bytes] in another format (see encode_rows); ids int64 [n],
+    offsets int64 [B + 1], out float32 [B, d]. ValueError for an id outside [0, N) and for offsets that do not rise from 0 to n.
     """
 
 def tt_rows(cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False)]], ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:
@@ -97,6 +97,26 @@ def empty(num_bytes: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))
     Zeroed, 64-byte-aligned memory as uint8 [num_bytes], on huge pages where the system grants them.
     """
 
+def row_bytes(format: str, dim: int, own_scale: bool = True) -> int:
+    """
+    Bytes of an encoded row (docs/format.md, 'Row formats'). own_scale: int8 and int4 rows begin with
+    their scale and bias.
+    """
+
+def encode_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], format: str, out: Annotated[NDArray, dict(device='cpu')], scale: tuple[float, float] | None = None, first_row: int = 0) -> None:
+    """
+    Writes rows (float32 [n, dim]) in a row format into out (uint8 [n, row_bytes]), to nearest.
+
+    scale: (scale, bias) that all int8 or int4 rows share; None gives each row its own. Raises ValueError
+    for a value that the format cannot hold, naming its row counted from first_row.
+    """
+
+def decode_rows(rows: Annotated[NDArray, dict(device='cpu', writable=False)], format: str, out: Annotated[NDArray, dict(device='cpu')], scale: tuple[float, float] | None = None, isa: str | None = None) -> None:
+    """
+    Values of encoded rows (uint8 [n, row_bytes]) into out (float32 [n, dim]); codes give
+    bias + scale * code, rounded once.
+    """
+
 def crc32c(data: object, seed: int = 0) -> int:
     """
     CRC32C (Castagnoli) of a C-contiguous buffer. seed: the checksum of the bytes before it.
@@ -120,7 +140,7 @@ class PageReader:
     Raises OSError when the file is missing or not of whole pages, or io_uring is refused.
     """
 
-    def __init__(self, path: str | os.PathLike, io: str = 'auto', queue_depth: int = 64) -> None: ...
+    def __init__(self, path: str | os.PathLike, io: str = 'auto', queue_depth: int = 256) -> None: ...
 
     @property
     def backend(self) -> str:
@@ -181,8 +201,27 @@ class StoreStats:
         """Bytes read from SSD."""
 
     @property
+    def cache_hits(self) -> int:
+        """
+        Rows on SSD of which the cache held a copy. cache_hits + cache_misses counts the distinct rows that
+        calls wanted, call by call; ssd_rows every look-up.
+        """
+
+    @property
+    def cache_misses(self) -> int:
+        """Rows on SSD that were read."""
+
+    @property
+    def cache_admissions(self) -> int:
+        """Rows that the cache took in."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache's rows and counts; at most what it was given."""
+
+    @property
     def dram_bytes(self) -> int:
-        """Bytes of rows, cores, indices and strategies' copies in DRAM."""
+        """Bytes of rows, cores, indices, cache and strategies' copies in DRAM."""
 
     @property
     def io_backend(self) -> str:
@@ -202,34 +241,56 @@ class StoreStats:
     def num_threads(self) -> int:
         """Threads that look-ups share, the caller included."""
 
+class Ticket:
+    """
+    A look-up that has begun; given up when it is deleted unfinished. Safe to share between threads.
+    """
+
+    def poll(self) -> None:
+        """
+        Lets reads from SSD go on, without waiting: at most queue_depth of them are in flight at a time.
+        """
+
+    def finish(self) -> None:
+        """
+        Waits for the rows; out is then complete. Raises OSError naming file and page for a damaged page and
+        RuntimeError when it was called before.
+        """
+
 class RowStore:
     """
     Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.
 
     io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. queue_depth: page
-    reads in flight. threads: 0 means one per core. An index is None (the last band, addressed by id),
+    reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows on SSD, 0
+    for none. An index is None (the last band, addressed by id),
     ('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. Arrays
-    are kept alive, not copied; they must not change. Calls from several threads take turns.
+    are kept alive, not copied; they must not change. Calls may come from several threads.
     """
 
-    def __init__(self, io: str = 'auto', queue_depth: int = 64, threads: int = 0) -> None: ...
+    def __init__(self, io: str = 'auto', queue_depth: int = 256, threads: int = 0, cache_bytes: int = 0) -> None: ...
 
     def add_table(self, num_embeddings: int, embedding_dim: int, mean: bool = False) -> int:
         """
         Adds a table and returns its number. mean: bags are averaged, not summed.
         """
 
-    def add_dram_band(self, table: int, rows: Annotated[NDArray, dict(device='cpu', writable=False)], index: object | None = None) -> None:
-        """Adds rows, float32 [slots, dim], as the next band."""
+    def add_dram_band(self, table: int, rows: Annotated[NDArray, dict(device='cpu', writable=False)], index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None) -> None:
+        """
+        Adds rows, float32 [slots, dim] or in another format uint8 [slots, row_bytes], as the next band.
+
+        scale: (scale, bias) that all int8 or int4 rows share; None where each row begins with its own.
+        """
 
     def add_tt_band(self, table: int, cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False)]], index: object | None = None) -> None:
         """
         Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are copied.
         """
 
-    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None) -> None:
+    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None) -> None:
         """
         Adds a file of pages as the next band; its pages must carry this table and band number.
+        format and scale: as for add_dram_band.
 
         Raises OSError when the file is missing, has the wrong size, or its first or last page is damaged.
         """
@@ -237,7 +298,7 @@ class RowStore:
     def set_strategy(self, table: int, name: str) -> None:
         """
         How the table's rows are fetched: 'gather' (the default), 'private', 'stream', 'private_stream' or
-        'counts'. The table's only band must be float32 rows in DRAM. Answers stay the same to the bit,
+        'counts'. The table's only band must be in DRAM, of fp32 rows but for 'private'. Answers stay the same to the bit,
         except that 'counts' adds the look-ups of one row in a bag as one product. Raises ValueError where
         the table cannot have the strategy.
         """
@@ -255,6 +316,13 @@ class RowStore:
         """
         Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out
         (float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.
+        """
+
+    def begin(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> Ticket:
+        """
+        The first half of lookup: starts the reads from SSD and does all work that need not wait for them.
+        ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as lookup
+        does, and RuntimeError when 8 tickets are in flight.
         """
 
     def stats(self) -> StoreStats:

@@ -577,7 +577,7 @@ def test_tables_are_built_in_order() -> None:
     with pytest.raises(ValueError, match="io: 'dax' is unknown"):
         _native.RowStore(io="dax")
     stats = store.stats()
-    assert (stats.io_backend, stats.queue_depth, stats.pages_read) == ("none", 64, 0)
+    assert (stats.io_backend, stats.queue_depth, stats.pages_read) == ("none", 256, 0)
     with pytest.raises(AttributeError):
         stats.lookups = 3
 
