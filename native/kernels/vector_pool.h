@@ -231,6 +231,9 @@ void pool_bags(const RowCodec& codec, Source rows, const int64_t* offsets, int64
 template <typename V>
 void pool_rows(const RowCodec& codec, const void* const* rows, const int64_t* offsets, int64_t num_bags,
                bool mean, float* out, int64_t out_stride) {
+  if (num_bags > 0 && single_look_ups(offsets, num_bags)) {
+    return decode_all<V, true>(codec, PointedRows{rows + offsets[0]}, num_bags, out, out_stride);
+  }
   pool_bags<V, true>(codec, PointedRows{rows}, offsets, num_bags, mean, out, out_stride);
 }
 
