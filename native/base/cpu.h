@@ -18,4 +18,8 @@ std::vector<Isa> supported_isas();
 // Read once, at first use.
 Isa selected_isa();
 
+// Optional extensions of AVX-512: instructions for products of int8 and of bfloat16.
+bool has_avx512_vnni();
+bool has_avx512_bf16();
+
 }  // namespace screc

@@ -42,6 +42,10 @@ inline const char* dtype_text<uint32_t>() {
   return "uint32";
 }
 template <>
+inline const char* dtype_text<uint16_t>() {
+  return "uint16";
+}
+template <>
 inline const char* dtype_text<uint8_t>() {
   return "uint8";
 }

@@ -1,7 +1,8 @@
 #include "engine/engine.h"
 
-#include <nanobind/stl/pair.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/arrays.h"
@@ -11,12 +12,13 @@ namespace screc::bindings {
 namespace {
 
 using namespace nb::literals;
-using LayerArrays = std::vector<std::pair<AnyConstArray, AnyConstArray>>;
+using LayerArrays =
+    std::vector<std::tuple<AnyConstArray, AnyConstArray, std::string, std::optional<AnyConstArray>>>;
 
 std::vector<DenseLayer> as_layers(const char* name, const LayerArrays& arrays) {
   std::vector<DenseLayer> layers;
   for (size_t i = 0; i < arrays.size(); ++i) {
-    const auto& [weight, bias] = arrays[i];
+    const auto& [weight, bias, precision, range] = arrays[i];
     const std::string layer = std::string(name) + "." + std::to_string(i);
     const float* w = checked<float>(weight, (layer + ".weight").c_str(), 2);
     const float* b = checked<float>(bias, (layer + ".bias").c_str(), 1);
@@ -25,31 +27,59 @@ std::vector<DenseLayer> as_layers(const char* name, const LayerArrays& arrays) {
           (layer + ".bias: expected shape [" + std::to_string(weight.shape(0)) + "], got " + shape_text(bias))
               .c_str());
     }
-    layers.push_back({w, b, static_cast<int64_t>(weight.shape(0)), static_cast<int64_t>(weight.shape(1))});
+    const float* span = nullptr;
+    if (range) {
+      span = checked<float>(*range, (layer + ".range").c_str(), 2);
+      if (range->shape(0) != 2 || range->shape(1) != weight.shape(1)) {
+        throw nb::value_error((layer + ".range: expected shape [2, " + std::to_string(weight.shape(1)) +
+                               "], got " + shape_text(*range))
+                                  .c_str());
+      }
+    }
+    layers.push_back({w, b, static_cast<int64_t>(weight.shape(0)), static_cast<int64_t>(weight.shape(1)),
+                      parse_precision(precision), span});
   }
   return layers;
 }
 
-void predict(Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
-             const AnyConstArray& offsets, const AnyArray& out) {
-  const float* dense_data = checked<float>(dense, "dense", 2);
+void expect(const char* name, size_t actual, int64_t expected, const char* what) {
+  if (static_cast<int64_t>(actual) == expected) return;
+  throw nb::value_error((std::string(name) + ": expected " + std::to_string(expected) + " " + what +
+                         ", got " + std::to_string(actual))
+                            .c_str());
+}
+
+LookupRequest as_request(const Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
+                         const AnyConstArray& offsets) {
+  checked<float>(dense, "dense", 2);
   const int64_t batch_size = static_cast<int64_t>(dense.shape(0));
   const LookupRequest request{checked<int64_t>(ids, "ids", 1), static_cast<int64_t>(ids.shape(0)),
                               checked<int64_t>(offsets, "offsets", 1), batch_size};
-  float* out_data = checked<float>(out, "out", 1);
-  const auto expect = [](const char* name, size_t actual, int64_t expected, const char* what) {
-    if (static_cast<int64_t>(actual) != expected) {
-      throw nb::value_error((std::string(name) + ": expected " + std::to_string(expected) + " " + what +
-                             ", got " + std::to_string(actual))
-                                .c_str());
-    }
-  };
   expect("dense", dense.shape(1), engine.num_dense(), "columns");
   expect("offsets", offsets.shape(0), engine.num_tables() * batch_size + 1,
          "entries (tables * batch size + 1)");
-  expect("out", out.shape(0), batch_size, "entries (the batch size)");
+  return request;
+}
+
+void predict(Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
+             const AnyConstArray& offsets, const AnyArray& out) {
+  const LookupRequest request = as_request(engine, dense, ids, offsets);
+  const float* dense_data = checked<float>(dense, "dense", 2);
+  float* out_data = checked<float>(out, "out", 1);
+  expect("out", out.shape(0), request.batch_size, "entries (the batch size)");
   nb::gil_scoped_release nogil;
   engine.predict(dense_data, request, out_data);
+}
+
+void layer_inputs(Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
+                  const AnyConstArray& offsets, int layer, const AnyArray& out) {
+  const LookupRequest request = as_request(engine, dense, ids, offsets);
+  const float* dense_data = checked<float>(dense, "dense", 2);
+  float* out_data = checked<float>(out, "out", 2);
+  expect("out", out.shape(0), request.batch_size, "rows (the batch size)");
+  expect("out", out.shape(1), engine.layer_inputs(layer), "columns (the layer's inputs)");
+  nb::gil_scoped_release nogil;
+  engine.layer_inputs(dense_data, request, layer, out_data);
 }
 
 }  // namespace
@@ -57,8 +87,9 @@ void predict(Engine& engine, const AnyConstArray& dense, const AnyConstArray& id
 void bind_engine(nb::module_& module) {
   nb::class_<Engine>(module, "Engine",
                      "Runs a DLRM (arXiv 1906.00091) over the tables of a RowStore.\n\n"
-                     "bottom and top are lists of (weight float32 [out, in], bias float32 [out]), copied;\n"
-                     "interaction is 'dot' or 'cat'. ValueError names the layer or table that does not fit.")
+                     "bottom and top are lists of (weight float32 [out, in], bias float32 [out], precision,\n"
+                     "range float32 [2, in] or None), copied; see Linear for the last two. interaction is\n"
+                     "'dot' or 'cat'. ValueError names the layer or table that does not fit.")
       .def(
           "__init__",
           [](Engine* self, RowStore& store, int64_t num_dense, int64_t embedding_dim,
@@ -74,6 +105,9 @@ void bind_engine(nb::module_& module) {
            "ValueError for\n"
            "a dense value that is not finite, and for bad offsets and ids. Calls from several threads take "
            "turns.")
+      .def("layer_inputs", &layer_inputs, "dense"_a, "ids"_a, "offsets"_a, "layer"_a, "out"_a,
+           "Writes the inputs of one layer, bottom layers counted first, to out float32 [B, in].\n\n"
+           "What calibration looks at. ValueError as in predict, and where a layer is not fp32.")
       .def_prop_ro(
           "isa", [](const Engine& self) { return std::string(isa_name(self.isa())); },
           "The instruction set in use.")

@@ -121,27 +121,84 @@ void tt_rows(const std::vector<AnyConstArray>& cores, const AnyConstArray& ids, 
         [&](int64_t begin, int64_t end) { k.tt_rows(packed, id + begin, end - begin, to + begin * width); });
 }
 
-PackedLinear make_linear(const AnyConstArray& weight, const AnyConstArray& bias, const IsaName& isa) {
+PackedLinear make_linear(const AnyConstArray& weight, const AnyConstArray& bias, const std::string& precision,
+                         const std::optional<AnyConstArray>& range, const IsaName& isa, bool extensions) {
   const float* w = checked<float>(weight, "weight", 2);
   const float* b = checked<float>(bias, "bias", 1);
   expect_shape(bias, "bias", {dim(weight, 0)});
-  return PackedLinear(w, b, dim(weight, 0), dim(weight, 1), chosen_kernels(isa));
+  InputRange span{};
+  if (range) {
+    const float* low = checked<float>(*range, "range", 2);
+    expect_shape(*range, "range", {2, dim(weight, 1)});
+    span = {low, low + dim(weight, 1)};
+  }
+  return PackedLinear(w, b, dim(weight, 0), dim(weight, 1),
+                      kernels(isa ? parse_isa(*isa) : selected_isa(), extensions), parse_precision(precision),
+                      range ? &span : nullptr);
+}
+
+// The array's data, once its dtype is how `precision` is written.
+void* written(const AnyArray& array, const char* name, Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return checked<float>(array, name, 2);
+    case Precision::kBf16:
+      return checked<uint16_t>(array, name, 2);
+    case Precision::kInt8:
+      break;
+  }
+  return checked<uint8_t>(array, name, 2);
+}
+
+const void* read(const AnyConstArray& array, const char* name, Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return checked<float>(array, name, 2);
+    case Precision::kBf16:
+      return checked<uint16_t>(array, name, 2);
+    case Precision::kInt8:
+      break;
+  }
+  return checked<uint8_t>(array, name, 2);
 }
 
 void linear_forward(const PackedLinear& layer, const AnyConstArray& x, const AnyArray& out, bool relu,
-                    ThreadPool* pool) {
-  const float* from = checked<float>(x, "x", 2);
-  float* to = checked<float>(out, "out", 2);
+                    const PackedLinear* next, ThreadPool* pool) {
+  const ActivationFormat output = next == nullptr ? ActivationFormat{} : next->input_format();
+  const Precision input = layer.input_format().precision;
+  const uint8_t* from = static_cast<const uint8_t*>(read(x, "x", input));
+  uint8_t* to = static_cast<uint8_t*>(written(out, "out", output.precision));
   const int64_t m = dim(x, 0), in = layer.in_features(), width = layer.out_features();
   expect_shape(x, "x", {m, in});
   expect_shape(out, "out", {m, width});
+  if (next != nullptr && next->in_features() != width) {
+    throw nb::value_error(("next: takes " + std::to_string(next->in_features()) + " inputs, expected " +
+                           std::to_string(width) + ", the outputs of this layer")
+                              .c_str());
+  }
+  const int64_t x_row = in * element_bytes(input), out_row = width * element_bytes(output.precision);
   nb::gil_scoped_release nogil;
   share(pool, m, 96, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += 96) {  // so many rows of input stay in the second-level cache
       const int64_t rows = end - row < 96 ? end - row : 96;
-      layer.forward(from + row * in, in, rows, relu, to + row * width, width);
+      layer.forward(from + row * x_row, in, rows, relu, output, to + row * out_row, width);
     }
   });
+}
+
+bool linear_encode(const PackedLinear& layer, const AnyConstArray& x, const AnyArray& out) {
+  const float* from = checked<float>(x, "x", 2);
+  const ActivationFormat& format = layer.input_format();
+  uint8_t* to = static_cast<uint8_t*>(written(out, "out", format.precision));
+  const int64_t m = dim(x, 0), in = layer.in_features();
+  expect_shape(x, "x", {m, in});
+  expect_shape(out, "out", {m, in});
+  nb::gil_scoped_release nogil;
+  bool finite = true;
+  for (int64_t i = 0; i < m; ++i) {
+    finite &= layer.encode(from + i * in, to + i * in * element_bytes(format.precision));
+  }
+  return finite;
 }
 
 void interact(const AnyConstArray& features, const AnyArray& out, ThreadPool* pool, const IsaName& isa) {
@@ -224,19 +281,31 @@ void bind_kernels(nb::module_& module) {
       "cores: float32 [r_k, p_k, q_k, r_(k+1)] each, ids int64 [n] below the product of all p_k, out\n"
       "float32 [n, product of all q_k]. Cores are repacked at each call; the row store keeps them packed.");
 
-  nb::class_<PackedLinear>(module, "Linear",
-                           "A dense layer, packed once for one instruction set.\n\n"
-                           "weight float32 [out, in], bias float32 [out]; both are copied.")
+  nb::class_<PackedLinear>(
+      module, "Linear",
+      "A dense layer, packed once for one instruction set and one precision: 'fp32', 'bf16' or 'int8'.\n\n"
+      "weight float32 [out, in], bias float32 [out]; both are copied. An int8 layer needs range, float32\n"
+      "[2, in]: the least and the largest value of each input, with 0 between them; values outside are\n"
+      "clamped. ValueError for weights or ranges that are not finite. extensions=False does without VNNI\n"
+      "and BF16 instructions.")
       .def(
           "__init__",
-          [](PackedLinear* self, const AnyConstArray& weight, const AnyConstArray& bias, const IsaName& isa) {
-            new (self) PackedLinear(make_linear(weight, bias, isa));
+          [](PackedLinear* self, const AnyConstArray& weight, const AnyConstArray& bias,
+             const std::string& precision, const std::optional<AnyConstArray>& range, const IsaName& isa,
+             bool extensions) {
+            new (self) PackedLinear(make_linear(weight, bias, precision, range, isa, extensions));
           },
-          "weight"_a, "bias"_a, "isa"_a = nb::none())
-      .def("forward", &linear_forward, "x"_a, "out"_a, "relu"_a = false, "pool"_a.none() = nb::none(),
-           "out = x @ weight.T + bias, then max(0, out) with relu. x float32 [M, in], out float32 [M, "
-           "out].\n\n"
-           "A row's result does not depend on M.")
+          "weight"_a, "bias"_a, "precision"_a = "fp32", "range"_a = nb::none(), "isa"_a = nb::none(),
+          "extensions"_a = true)
+      .def("encode", &linear_encode, "x"_a, "out"_a,
+           "Writes x float32 [M, in] as this layer takes it: out float32, uint16 (bf16) or uint8 (int8) [M, "
+           "in].\n\n"
+           "False when a value is not finite.")
+      .def("forward", &linear_forward, "x"_a, "out"_a, "relu"_a = false, "next"_a.none() = nb::none(),
+           "pool"_a.none() = nb::none(),
+           "out = x @ weight.T + bias, then max(0, out) with relu. x [M, in] as encode writes it, out [M, "
+           "out]\n"
+           "float32, or as the layer `next` takes it. A row's result does not depend on M.")
       .def_prop_ro("in_features", &PackedLinear::in_features, "Inputs of the layer.")
       .def_prop_ro("out_features", &PackedLinear::out_features, "Outputs of the layer.")
       .def_prop_ro(

@@ -1,17 +1,21 @@
 #include "engine/dense_model.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 
 namespace screc {
 namespace {
 
-// Whole cache lines, and an odd number of them: rows a power of two apart would share few sets of the caches.
-int64_t padded_stride(int64_t width) {
-  const int64_t whole = (width + 15) / 16 * 16;
-  return whole + (whole % 32 == 0 ? 16 : 0);
+// Elements from one row of activations to the next: whole cache lines, and an odd number of them, since rows
+// a power of two apart would share few sets of the caches.
+int64_t row_stride(int64_t width, Precision precision) {
+  const int64_t per_line = 64 / element_bytes(precision);
+  return ((width + per_line - 1) / per_line | 1) * per_line;
 }
+
+int64_t row_bytes(int64_t width) { return row_stride(width, Precision::kFp32) * int64_t{sizeof(float)}; }
 
 void check_layers(const char* name, const std::vector<DenseLayer>& layers, int64_t in, int64_t out,
                   const char* in_is, const char* out_is) {
@@ -30,11 +34,19 @@ void check_layers(const char* name, const std::vector<DenseLayer>& layers, int64
   }
 }
 
-std::vector<PackedLinear> pack_layers(const std::vector<DenseLayer>& layers, const Kernels& kernels) {
+std::vector<PackedLinear> pack_layers(const char* name, const std::vector<DenseLayer>& layers,
+                                      const Kernels& kernels) {
   std::vector<PackedLinear> packed;
   packed.reserve(layers.size());
-  for (const DenseLayer& layer : layers) {
-    packed.emplace_back(layer.weight, layer.bias, layer.out, layer.in, kernels);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const DenseLayer& layer = layers[i];
+    const InputRange range{layer.range, layer.range + (layer.range == nullptr ? 0 : layer.in)};
+    try {
+      packed.emplace_back(layer.weight, layer.bias, layer.out, layer.in, kernels, layer.precision,
+                          layer.range == nullptr ? nullptr : &range);
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(std::string(name) + "." + std::to_string(i) + "." + error.what());
+    }
   }
   return packed;
 }
@@ -76,58 +88,119 @@ DenseModel::DenseModel(const DenseModelShape& shape, const std::vector<DenseLaye
                              : feature_stride_;
   check_layers("bottom", bottom, num_dense_, embedding_dim_, "num_dense", "embedding_dim");
   check_layers("top", top, top_in, 1, "the width of the interaction", "the logit");
-  bottom_ = pack_layers(bottom, kernels_);
-  top_ = pack_layers(top, kernels_);
+  bottom_ = pack_layers("bottom", bottom, kernels_);
+  top_ = pack_layers("top", top, kernels_);
 
   int64_t widest = 0;
   flops_per_sample_ = 2 * top_in * embedding_dim_;
   for (const auto* layers : {&bottom_, &top_}) {
     for (const PackedLinear& layer : *layers) {
       widest = std::max(widest, layer.out_features());
-      flops_per_sample_ += 2 * layer.in_features() * layer.out_features();
+      has_int8_ |= layer.input_format().precision == Precision::kInt8;
+      const int64_t per_word = 4 / element_bytes(layer.input_format().precision);
+      flops_per_sample_ += 2 * layer.in_features() * layer.out_features() / per_word;
     }
   }
-  layer_stride_ = padded_stride(widest);
-  top_stride_ = padded_stride(top_in);
+  layer_bytes_ = kBlock * row_bytes(widest);
+  input_bytes_ = kBlock * row_bytes(std::max(num_dense_, top_in));
+  row_bytes_ = row_bytes(top_in);
 }
 
 AlignedBuffer DenseModel::make_workspace() const {
-  // Two layers' outputs and the top MLP's input.
-  return AlignedBuffer(static_cast<size_t>(kBlock * (2 * layer_stride_ + top_stride_)) * sizeof(float));
+  return AlignedBuffer(static_cast<size_t>(2 * layer_bytes_ + input_bytes_ + row_bytes_));
 }
 
-void DenseModel::run(const float* dense, float* features, int64_t count, float* out,
-                     AlignedBuffer& workspace) const {
-  float* const scratch[2] = {workspace.as<float>(), workspace.as<float>() + kBlock * layer_stride_};
-  run_layers(bottom_, dense, num_dense_, count, true, features, feature_stride_, scratch);
-
-  const float* top_in = features;
-  int64_t top_stride = feature_stride_;
-  if (interaction_ == Interaction::kDot) {
-    float* joined = workspace.as<float>() + 2 * kBlock * layer_stride_;
-    for (int64_t i = 0; i < count; ++i) {
-      std::copy_n(features + i * feature_stride_, own_features_, joined + i * top_stride_);
-    }
-    kernels_.interact(features, count, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
-                      joined + own_features_, top_stride_);
-    top_in = joined;
-    top_stride = top_stride_;
+void DenseModel::run(const float* dense, float* features, int64_t count, float* out, AlignedBuffer& workspace,
+                     const LayerTap* tap) const {
+  uint8_t* const memory = workspace.as<uint8_t>();
+  bool finite[kBlock];
+  std::fill_n(finite, count, true);
+  if (!bottom_.empty()) {
+    const Rows x = encoded(bottom_[0], dense, num_dense_, count, memory + 2 * layer_bytes_, finite);
+    run_layers(bottom_, 0, x, count, true, features, feature_stride_, memory, tap);
   }
-  run_layers(top_, top_in, top_stride, count, false, out, 1, scratch);
+  const Rows x = interaction_ == Interaction::kDot
+                     ? interact(features, count, memory, finite)
+                     : encoded(top_[0], features, feature_stride_, count, memory + 2 * layer_bytes_, finite);
+  run_layers(top_, static_cast<int>(bottom_.size()), x, count, false, out, 1, memory, tap);
   kernels_.sigmoid(out, count, out);
+  for (int64_t i = 0; i < count; ++i) {
+    if (!finite[i]) out[i] = std::numeric_limits<float>::quiet_NaN();
+  }
 }
 
-void DenseModel::run_layers(const std::vector<PackedLinear>& layers, const float* x, int64_t x_stride,
-                            int64_t count, bool relu_last, float* out, int64_t out_stride,
-                            float* const scratch[2]) const {
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const bool last = i + 1 == layers.size();
-    float* to = last ? out : scratch[i % 2];
-    const int64_t to_stride = last ? out_stride : layer_stride_;
-    layers[i].forward(x, x_stride, count, relu_last || !last, to, to_stride);
-    x = to;
-    x_stride = to_stride;
+DenseModel::Rows DenseModel::encoded(const PackedLinear& layer, const float* x, int64_t stride, int64_t count,
+                                     void* to, bool* finite) const {
+  const Precision precision = layer.input_format().precision;
+  if (precision == Precision::kFp32 && !has_int8_) return {x, stride};
+  const int64_t to_stride = row_stride(layer.in_features(), precision);
+  for (int64_t i = 0; i < count; ++i) {
+    void* row = static_cast<uint8_t*>(to) + i * to_stride * element_bytes(precision);
+    finite[i] &= layer.encode(x + i * stride, row);
   }
+  return {to, to_stride};
+}
+
+// The top MLP's inputs: the bottom MLP's output and the dot product of every pair of features.
+DenseModel::Rows DenseModel::interact(const float* features, int64_t count, uint8_t* workspace,
+                                      bool* finite) const {
+  const PackedLinear& layer = top_[0];
+  const Precision precision = layer.input_format().precision;
+  const int64_t stride = row_stride(layer.in_features(), precision);
+  uint8_t* const joined = workspace + 2 * layer_bytes_;
+  const bool as_it_is = precision == Precision::kFp32 && !has_int8_;
+  float* const one_row = reinterpret_cast<float*>(joined + input_bytes_);
+  for (int64_t i = 0; i < count; ++i) {
+    uint8_t* to = joined + i * stride * element_bytes(precision);
+    float* row = as_it_is ? reinterpret_cast<float*>(to) : one_row;
+    const float* own = features + i * feature_stride_;
+    std::copy_n(own, own_features_, row);
+    kernels_.interact(own, 1, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
+                      row + own_features_, 0);
+    if (!as_it_is) finite[i] &= layer.encode(row, to);
+  }
+  return {joined, stride};
+}
+
+void DenseModel::run_layers(const std::vector<PackedLinear>& layers, int first_number, Rows x, int64_t count,
+                            bool relu_last, float* out, int64_t out_stride, uint8_t* workspace,
+                            const LayerTap* tap) const {
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const PackedLinear& layer = layers[i];
+    if (tap != nullptr && tap->layer == first_number + static_cast<int>(i)) {
+      for (int64_t row = 0; row < count; ++row) {
+        std::copy_n(static_cast<const float*>(x.data) + row * x.stride, layer.in_features(),
+                    tap->out + row * layer.in_features());
+      }
+    }
+    if (i + 1 == layers.size()) {
+      layer.forward(x.data, x.stride, count, relu_last, {}, out, out_stride);
+      break;
+    }
+    const ActivationFormat& format = layers[i + 1].input_format();
+    void* to = workspace + static_cast<int64_t>(i % 2) * layer_bytes_;
+    const int64_t stride = row_stride(layer.out_features(), format.precision);
+    layer.forward(x.data, x.stride, count, true, format, to, stride);
+    x = {to, stride};
+  }
+}
+
+int64_t DenseModel::tapped_inputs(int layer) const {
+  for (const auto* layers : {&bottom_, &top_}) {
+    for (const PackedLinear& one : *layers) {
+      if (one.input_format().precision != Precision::kFp32) {
+        throw std::invalid_argument(
+            "layer inputs are taken from a model whose layers are all fp32; this one has " +
+            std::string(precision_name(one.input_format().precision)));
+      }
+    }
+  }
+  if (layer < 0 || layer >= num_layers()) {
+    throw std::invalid_argument("layer " + std::to_string(layer) + " is out of range; the model has " +
+                                std::to_string(num_layers()));
+  }
+  const size_t i = static_cast<size_t>(layer);
+  return i < bottom_.size() ? bottom_[i].in_features() : top_[i - bottom_.size()].in_features();
 }
 
 }  // namespace screc

@@ -77,4 +77,18 @@ void Engine::predict(const float* dense, const LookupRequest& request, float* ou
   }
 }
 
+void Engine::layer_inputs(const float* dense, const LookupRequest& request, int layer, float* out) {
+  const int64_t width = layer_inputs(layer), stride = model_.feature_stride();
+  std::lock_guard<std::mutex> turn(mutex_);
+  check_dense(dense, request.batch_size);
+  float predictions[kBlock];
+  for (int64_t first = 0; first < request.batch_size; first += kBlock) {
+    const int64_t count = std::min(kBlock, request.batch_size - first);
+    float* features = features_.as<float>();
+    store_.lookup(request, first, count, features + model_.own_features(), stride);
+    const LayerTap tap{layer, out + first * width};
+    model_.run(dense + first * num_dense(), features, count, predictions, workspace_[0], &tap);
+  }
+}
+
 }  // namespace screc

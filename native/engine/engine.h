@@ -31,6 +31,11 @@ class Engine {
   // and for bad offsets and ids (RowStore::lookup; out is then unspecified).
   void predict(const float* dense, const LookupRequest& request, float* out);
 
+  // The inputs of one layer (bottom layers first) for every sample: out is [batch_size, layer_inputs(layer)].
+  // Throws as predict does, and std::invalid_argument unless all layers are fp32 and there is such a layer.
+  void layer_inputs(const float* dense, const LookupRequest& request, int layer, float* out);
+  int64_t layer_inputs(int layer) const { return model_.tapped_inputs(layer); }
+
   Isa isa() const { return model_.isa(); }
   int num_threads() const { return store_.threads().num_threads(); }
   int num_tables() const { return store_.num_tables(); }

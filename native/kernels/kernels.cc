@@ -8,7 +8,19 @@
 
 namespace screc {
 
-const Kernels& kernels(Isa isa) {
+const char* precision_name(Precision precision) {
+  constexpr const char* kNames[kNumPrecisions] = {"fp32", "bf16", "int8"};
+  return kNames[static_cast<int>(precision)];
+}
+
+Precision parse_precision(std::string_view name) {
+  for (Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kInt8}) {
+    if (name == precision_name(precision)) return precision;
+  }
+  throw std::invalid_argument("precision '" + std::string(name) + "' is unknown; use fp32, bf16 or int8");
+}
+
+const Kernels& kernels(Isa isa, bool extensions) {
   for (Isa available : supported_isas()) {
     if (available != isa) continue;
     switch (isa) {
@@ -18,7 +30,7 @@ const Kernels& kernels(Isa isa) {
       case Isa::kAvx2:
         return avx2_kernels();
       case Isa::kAvx512:
-        return avx512_kernels();
+        return avx512_kernels(extensions && has_avx512_vnni(), extensions && has_avx512_bf16());
 #else
       default:
         break;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "base/cpu.h"
 #include "kernels/id_bags.h"
@@ -15,14 +16,52 @@
 
 namespace screc {
 
-// The weights of one dense layer as the kernel of one instruction set wants them (see PackedLinear).
+// What a layer multiplies in, which is also how its inputs are written: float, bfloat16 as uint16_t, uint8_t.
+enum class Precision { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
+constexpr int kNumPrecisions = 3;
+
+const char* precision_name(Precision precision);
+// Throws std::invalid_argument naming the value and the accepted ones.
+Precision parse_precision(std::string_view name);
+constexpr int64_t element_bytes(Precision p) {
+  return p == Precision::kFp32 ? 4 : p == Precision::kBf16 ? 2 : 1;
+}
+
+// How activations are written for the layer that reads them. In int8, column c of x becomes
+// q = clamp(round(x * inverse_scale[c] + zero_point[c]), 0, 255), rounding half to even; a NaN becomes 255.
+struct ActivationFormat {
+  Precision precision = Precision::kFp32;
+  const float* inverse_scale = nullptr;  // int8 only, [columns]
+  const float* zero_point = nullptr;     // int8 only, [columns], integers
+};
+
+// The weights of one dense layer as the kernel of one instruction set wants them (see PackedLinear). They are
+// 32-bit words, each one output's weights of a step of inputs: 1 float, 2 bfloat16 or 4 int8; the last step
+// is filled up with zeros.
 struct LinearWeights {
   enum class Form { kPanels, kDots };
   Form form;
-  int64_t in, out;
-  // kPanels: ceil(out / panel) panels [in][panel], zero-padded. kDots: rows [out][in], for very few outputs.
-  const float* weight;
-  const float* bias;  // [out], zero-padded to whole panels
+  Precision precision;
+  int64_t in, out, steps;
+  // kPanels: ceil(out / panel) panels [steps][panel], zero-padded. kDots: rows [out][in] of fp32, for very
+  // few outputs.
+  const void* words;
+  const float* bias;  // [out], zero-padded to whole panels, as the next two
+  // int8 only: out[o] = (start[o] + sum of q * weight) * scale[o] + bias[o]. `start` takes the inputs' zero
+  // points off.
+  const int32_t* start;
+  const float* scale;
+};
+
+// One call of a dense layer: m rows that lie x_stride and out_stride elements apart.
+struct LinearCall {
+  const void* x;  // in the precision of the weights
+  int64_t x_stride;
+  int64_t m;
+  bool relu;
+  ActivationFormat output;
+  void* out;
+  int64_t out_stride;
 };
 
 struct Kernels {
@@ -47,9 +86,12 @@ struct Kernels {
   // digits share that work: sorted slots are the fastest.
   void (*tt_rows)(const TtCores& cores, const int64_t* slots, int64_t n, float* out);
 
-  // out[i] = act(x[i] W^T + b) for m rows; act is ReLU or nothing.
-  void (*linear)(const LinearWeights& weights, const float* x, int64_t x_stride, int64_t m, bool relu,
-                 float* out, int64_t out_stride);
+  // out[i] = act(x[i] W^T + b) by the precision of the weights; act is ReLU or nothing. In int8 the sums are
+  // exact and what follows them is the same on every instruction set, to the bit.
+  void (*linear[kNumPrecisions])(const LinearWeights& weights, const LinearCall& call);
+
+  // Writes n floats in another format; bfloat16 rounds half to even. False when one of them is not finite.
+  bool (*encode)(const float* x, int64_t n, const ActivationFormat& format, void* out);
 
   // Sample s: <f_i, f_j> for i in [0, F), j in [0, i), where f_i = features + s * sample_stride + i * dim.
   void (*interact)(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
@@ -66,7 +108,9 @@ struct Kernels {
 };
 
 // The kernels of one instruction set; std::invalid_argument when this machine cannot run it.
-const Kernels& kernels(Isa isa);
+// Without extensions it does as if the machine lacked those that are optional in an instruction set (VNNI and
+// BF16 in AVX-512), for tests of what then runs.
+const Kernels& kernels(Isa isa, bool extensions = true);
 // Those of selected_isa().
 const Kernels& kernels();
 

@@ -20,22 +20,31 @@ void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) 
   }
 }
 
+template <bool kVnni, bool kBf16>
+const Kernels& table() {
+  static constexpr Kernels kTable{
+      Isa::kAvx512,
+      LinearShape<Vec16>::kPanel,
+      LinearShape<Vec16>::kMaxDots,
+      pool_rows<Vec16>,
+      decode_rows<Vec16>,
+      tt_rows,
+      {linear<DotFp32<Vec16>>, kBf16 ? linear_bf16_avx512bf16 : linear<DotBf16<Vec16>>,
+       kVnni ? linear_int8_avx512vnni : linear<DotInt8<Vec16>>},
+      encode<Vec16>,
+      interact<Vec16>,
+      sigmoid<Vec16>,
+      pool_ids<Vec16>,
+      stream_ids<Vec16>,
+      count_ids<Vec16>};
+  return kTable;
+}
+
 }  // namespace
 
-const Kernels& avx512_kernels() {
-  static constexpr Kernels kTable{Isa::kAvx512,
-                                  LinearShape<Vec16>::kPanel,
-                                  LinearShape<Vec16>::kMaxDots,
-                                  pool_rows<Vec16>,
-                                  decode_rows<Vec16>,
-                                  tt_rows,
-                                  linear<Vec16>,
-                                  interact<Vec16>,
-                                  sigmoid<Vec16>,
-                                  pool_ids<Vec16>,
-                                  stream_ids<Vec16>,
-                                  count_ids<Vec16>};
-  return kTable;
+const Kernels& avx512_kernels(bool vnni, bool bf16) {
+  if (vnni) return bf16 ? table<true, true>() : table<true, false>();
+  return bf16 ? table<false, true>() : table<false, false>();
 }
 
 }  // namespace screc

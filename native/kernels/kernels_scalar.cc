@@ -1,4 +1,5 @@
 // The reference: what every other instruction set must agree with, and what runs where there is none.
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -149,16 +150,81 @@ void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) 
   }
 }
 
-void linear(const LinearWeights& w, const float* x, int64_t x_stride, int64_t m, bool relu, float* out,
-            int64_t out_stride) {
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t o = 0; o < w.out; ++o) {
-      const float* row = w.weight + o * w.in;  // panels of width 1 are rows
-      float sum = w.bias[o];
-      for (int64_t k = 0; k < w.in; ++k) sum += x[i * x_stride + k] * row[k];
-      out[i * out_stride + o] = relu && sum < 0.0f ? 0.0f : sum;
+float float_of_bf16(uint16_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16); }
+
+uint16_t bf16_of_float(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x), high = bits >> 16;
+  return static_cast<uint16_t>(std::isnan(x) ? high | 0x40 : (bits + 0x7fff + (high & 1)) >> 16);
+}
+
+void encode_one(float x, int64_t column, const ActivationFormat& format, void* out) {
+  switch (format.precision) {
+    case Precision::kFp32:
+      static_cast<float*>(out)[column] = x;
+      break;
+    case Precision::kBf16:
+      static_cast<uint16_t*>(out)[column] = bf16_of_float(x);
+      break;
+    case Precision::kInt8: {
+      const float q = std::fma(x, format.inverse_scale[column], format.zero_point[column]);
+      const float below = q < 255.0f ? q : 255.0f;
+      static_cast<uint8_t*>(out)[column] = static_cast<uint8_t>(std::nearbyint(below > 0.0f ? below : 0.0f));
+      break;
     }
   }
+}
+
+bool encode(const float* x, int64_t n, const ActivationFormat& format, void* out) {
+  bool finite = true;
+  for (int64_t c = 0; c < n; ++c) {
+    finite &= std::isfinite(x[c]);
+    encode_one(x[c], c, format, out);
+  }
+  return finite;
+}
+
+// `sum` gives output o of row i before the activation.
+template <typename Sum>
+void each_output(const LinearWeights& w, const LinearCall& call, const Sum& sum) {
+  for (int64_t i = 0; i < call.m; ++i) {
+    uint8_t* out =
+        static_cast<uint8_t*>(call.out) + i * call.out_stride * element_bytes(call.output.precision);
+    for (int64_t o = 0; o < w.out; ++o) {
+      const float y = sum(i, o);
+      encode_one(call.relu && y < 0.0f ? 0.0f : y, o, call.output, out);
+    }
+  }
+}
+
+// Panels of width 1 are rows.
+void linear_fp32(const LinearWeights& w, const LinearCall& call) {
+  each_output(w, call, [&](int64_t i, int64_t o) {
+    const float* x = static_cast<const float*>(call.x) + i * call.x_stride;
+    const float* row = static_cast<const float*>(w.words) + o * w.in;
+    float sum = w.bias[o];
+    for (int64_t k = 0; k < w.in; ++k) sum += x[k] * row[k];
+    return sum;
+  });
+}
+
+void linear_bf16(const LinearWeights& w, const LinearCall& call) {
+  each_output(w, call, [&](int64_t i, int64_t o) {
+    const uint16_t* x = static_cast<const uint16_t*>(call.x) + i * call.x_stride;
+    const uint16_t* row = static_cast<const uint16_t*>(w.words) + o * w.steps * 2;
+    float sum = w.bias[o];
+    for (int64_t k = 0; k < w.in; ++k) sum += float_of_bf16(x[k]) * float_of_bf16(row[k]);
+    return sum;
+  });
+}
+
+void linear_int8(const LinearWeights& w, const LinearCall& call) {
+  each_output(w, call, [&](int64_t i, int64_t o) {
+    const uint8_t* x = static_cast<const uint8_t*>(call.x) + i * call.x_stride;
+    const int8_t* row = static_cast<const int8_t*>(w.words) + o * w.steps * 4;
+    int32_t sum = w.start[o];
+    for (int64_t k = 0; k < w.in; ++k) sum += static_cast<int32_t>(x[k]) * row[k];
+    return std::fma(static_cast<float>(sum), w.scale[o], w.bias[o]);
+  });
 }
 
 void interact(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
@@ -183,8 +249,19 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{Isa::kScalar, 1,        0,       pool_rows, decode_rows, tt_rows,
-                                  linear,       interact, sigmoid, pool_ids,  stream_ids,  count_ids};
+  static constexpr Kernels kTable{Isa::kScalar,
+                                  1,
+                                  0,
+                                  pool_rows,
+                                  decode_rows,
+                                  tt_rows,
+                                  {linear_fp32, linear_bf16, linear_int8},
+                                  encode,
+                                  interact,
+                                  sigmoid,
+                                  pool_ids,
+                                  stream_ids,
+                                  count_ids};
   return kTable;
 }
 

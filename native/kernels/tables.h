@@ -8,7 +8,10 @@ namespace screc {
 const Kernels& scalar_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
-const Kernels& avx512_kernels();
+// AVX-512 F, BW, DQ and VL; the products of int8 and bfloat16 use VNNI and BF16 where told to.
+const Kernels& avx512_kernels(bool vnni, bool bf16);
+void linear_int8_avx512vnni(const LinearWeights& weights, const LinearCall& call);
+void linear_bf16_avx512bf16(const LinearWeights& weights, const LinearCall& call);
 #endif
 
 }  // namespace screc

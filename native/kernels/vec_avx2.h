@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace screc {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 struct Vec8 {
   using F = __m256;
   using Index = __m256i;
+  using I = __m256i;  // 32-bit words
   static constexpr int64_t kLanes = 8;
   static constexpr int kRegisters = 16;
 
@@ -58,6 +60,46 @@ struct Vec8 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+
+  static I load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static I set1_word(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
+  static I shift_up16(I x) { return _mm256_slli_epi32(x, 16); }
+  static F as_floats(I x) { return _mm256_castsi256_ps(x); }
+  static F from_int(I x) { return _mm256_cvtepi32_ps(x); }
+  static I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
+  // int8 at even and odd bytes as int16, and sums of two int16 products.
+  static I even_bytes(I x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
+  static I odd_bytes(I x) { return _mm256_srai_epi16(x, 8); }
+  static I madd16(I a, I b) { return _mm256_madd_epi16(a, b); }
+  // Writes n lanes (0 <= n <= 8) of integers in [0, 255], rounding half to even.
+  static void store_bytes(uint8_t* p, F x, int64_t n) {
+    const I words = _mm256_cvtps_epi32(x);
+    const __m128i shorts =
+        _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    const int64_t bytes = _mm_cvtsi128_si64(_mm_packus_epi16(shorts, shorts));
+    std::memcpy(p, &bytes, static_cast<size_t>(n));
+  }
+  // Writes n lanes as bfloat16, rounding half to even; a NaN stays one.
+  static void store_bf16(uint16_t* p, F x, int64_t n) {
+    const I bits = _mm256_castps_si256(x), high = _mm256_srli_epi32(bits, 16);
+    const I half = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+    const I rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    const I quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    const I nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const I words = _mm256_blendv_epi8(rounded, quiet, nan);
+    const __m128i shorts =
+        _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    alignas(16) uint16_t values[8];
+    _mm_store_si128(reinterpret_cast<__m128i*>(values), shorts);
+    std::memcpy(p, values, static_cast<size_t>(n) * sizeof(uint16_t));
+  }
+  // Whether the first n lanes are all finite.
+  static bool finite(F x, int64_t n) {
+    const I exponent = _mm256_set1_epi32(0x7f800000);
+    const I found = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x), exponent), exponent);
+    return _mm256_testz_si256(found, mask(n)) != 0;
   }
 
   static Index load_index(const int32_t* p) {

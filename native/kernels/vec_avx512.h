@@ -19,6 +19,7 @@ namespace {
 struct Vec16 {
   using F = __m512;
   using Index = __m512i;
+  using I = __m512i;  // 32-bit words
   static constexpr int64_t kLanes = 16;
   static constexpr int kRegisters = 32;
 
@@ -68,6 +69,35 @@ struct Vec16 {
   // 2^n for integral n in [-126, 127].
   static F exp2_int(F n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
   static float sum(F x) { return _mm512_reduce_add_ps(x); }
+
+  static I load_words(const void* p) { return _mm512_loadu_si512(p); }
+  static I set1_word(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+  static I shift_up16(I x) { return _mm512_slli_epi32(x, 16); }
+  static F as_floats(I x) { return _mm512_castsi512_ps(x); }
+  static F from_int(I x) { return _mm512_cvtepi32_ps(x); }
+  static I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
+  // int8 at even and odd bytes as int16, and sums of two int16 products.
+  static I even_bytes(I x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
+  static I odd_bytes(I x) { return _mm512_srai_epi16(x, 8); }
+  static I madd16(I a, I b) { return _mm512_madd_epi16(a, b); }
+  // Writes n lanes (0 <= n <= 16) of integers in [0, 255], rounding half to even.
+  static void store_bytes(uint8_t* p, F x, int64_t n) {
+    _mm512_mask_cvtusepi32_storeu_epi8(p, mask(n), _mm512_cvtps_epi32(x));
+  }
+  // Writes n lanes as bfloat16, rounding half to even; a NaN stays one.
+  static void store_bf16(uint16_t* p, F x, int64_t n) {
+    const I bits = _mm512_castps_si512(x), high = _mm512_srli_epi32(bits, 16);
+    const I half = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+    const I rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    _mm512_mask_cvtepi32_storeu_epi16(p, mask(n),
+                                      _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+  }
+  // Whether the first n lanes are all finite.
+  static bool finite(F x, int64_t n) {
+    return (_mm512_fpclass_ps_mask(x, 0x01 | 0x80 | 0x08 | 0x10) & mask(n)) == 0;
+  }
 
   static Index load_index(const int32_t* p) { return _mm512_loadu_si512(p); }
   static F permute(F x, Index index) { return _mm512_permutexvar_ps(index, x); }

@@ -56,18 +56,27 @@ def tt_rows(cores: Sequence[Annotated[NDArray, dict(device='cpu', writable=False
 
 class Linear:
     """
-    A dense layer, packed once for one instruction set.
+    A dense layer, packed once for one instruction set and one precision: 'fp32', 'bf16' or 'int8'.
 
-    weight float32 [out, in], bias float32 [out]; both are copied.
+    weight float32 [out, in], bias float32 [out]; both are copied. An int8 layer needs range, float32
+    [2, in]: the least and the largest value of each input, with 0 between them; values outside are
+    clamped. ValueError for weights or ranges that are not finite. extensions=False does without VNNI
+    and BF16 instructions.
     """
 
-    def __init__(self, weight: Annotated[NDArray, dict(device='cpu', writable=False)], bias: Annotated[NDArray, dict(device='cpu', writable=False)], isa: str | None = None) -> None: ...
+    def __init__(self, weight: Annotated[NDArray, dict(device='cpu', writable=False)], bias: Annotated[NDArray, dict(device='cpu', writable=False)], precision: str = 'fp32', range: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, isa: str | None = None, extensions: bool = True) -> None: ...
 
-    def forward(self, x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], relu: bool = False, pool: ThreadPool | None = None) -> None:
+    def encode(self, x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> bool:
         """
-        out = x @ weight.T + bias, then max(0, out) with relu. x float32 [M, in], out float32 [M, out].
+        Writes x float32 [M, in] as this layer takes it: out float32, uint16 (bf16) or uint8 (int8) [M, in].
 
-        A row's result does not depend on M.
+        False when a value is not finite.
+        """
+
+    def forward(self, x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], relu: bool = False, next: Linear | None = None, pool: ThreadPool | None = None) -> None:
+        """
+        out = x @ weight.T + bias, then max(0, out) with relu. x [M, in] as encode writes it, out [M, out]
+        float32, or as the layer `next` takes it. A row's result does not depend on M.
         """
 
     @property
@@ -359,11 +368,12 @@ class Engine:
     """
     Runs a DLRM (arXiv 1906.00091) over the tables of a RowStore.
 
-    bottom and top are lists of (weight float32 [out, in], bias float32 [out]), copied;
-    interaction is 'dot' or 'cat'. ValueError names the layer or table that does not fit.
+    bottom and top are lists of (weight float32 [out, in], bias float32 [out], precision,
+    range float32 [2, in] or None), copied; see Linear for the last two. interaction is
+    'dot' or 'cat'. ValueError names the layer or table that does not fit.
     """
 
-    def __init__(self, store: RowStore, num_dense: int, embedding_dim: int, bottom: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]]], top: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]]], interaction: str) -> None: ...
+    def __init__(self, store: RowStore, num_dense: int, embedding_dim: int, bottom: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)], str, Annotated[NDArray, dict(device='cpu', writable=False)] | None]], top: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)], str, Annotated[NDArray, dict(device='cpu', writable=False)] | None]], interaction: str) -> None: ...
 
     def predict(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """
@@ -371,6 +381,13 @@ class Engine:
 
         dense float32 [B, num_dense], ids int64 [nnz], offsets int64 [T * B + 1], table-major. ValueError for
         a dense value that is not finite, and for bad offsets and ids. Calls from several threads take turns.
+        """
+
+    def layer_inputs(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], layer: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Writes the inputs of one layer, bottom layers counted first, to out float32 [B, in].
+
+        What calibration looks at. ValueError as in predict, and where a layer is not fp32.
         """
 
     @property

@@ -54,6 +54,15 @@ class Encoding(StrEnum):
     HASH = "hash"
 
 
+class WantedPrecision(StrEnum):
+    """What a packed model's dense layers are computed in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+    AUTO = "auto"
+
+
 class Optimizer(StrEnum):
     """The optimisers of the training room."""
 
@@ -362,22 +371,50 @@ def pack(
         Path | None, typer.Option(help="Plan; without one every table stays as it was trained.")
     ] = None,
     statistics: Annotated[Path | None, typer.Option(help="The statistics the plan was made from.")] = None,
+    precision: Annotated[
+        WantedPrecision, typer.Option(help="Of the dense layers; auto = the fastest within the limits.")
+    ] = WantedPrecision.FP32,
+    sample: Annotated[
+        str | None, typer.Option(help="Labelled log that each precision's accuracy is measured on.")
+    ] = None,
+    max_auc_loss: Annotated[float, typer.Option(help="Most AUC a precision may lose.")] = 1e-4,
+    max_log_loss_rise: Annotated[float, typer.Option(help="Most log-loss a precision may add.")] = 1e-4,
     as_json: Json = False,
 ) -> None:
     """Write the artifact that serves a checkpoint as planned."""
     from screc.planning import Plan, format_bytes
+    from screc.serving import PrecisionChoice, packed_precision
     from screc.statistics import AccessStatistics
+    from screc.storage import Checkpoint
     from screc.storage import pack as write
 
     console = _console(as_json)
+    choose = None
+    if sample:
+        log = _open(sample, Checkpoint.open(model).assets, OnError.RAISE)
+        choice = PrecisionChoice(
+            precision=precision.value, max_auc_loss=max_auc_loss, max_log_loss_rise=max_log_loss_rise
+        )
+        choose = packed_precision(log, choice)
+    elif precision != WantedPrecision.FP32:
+        raise typer.BadParameter(f"--precision {precision.value} needs --sample, to measure what it costs")
     with _progress(console, "packing") as report:
         result = write(
             model,
             AccessStatistics.load(statistics) if statistics else None,
             Plan.load(plan) if plan else None,
             out,
+            choose_precision=choose,
             progress=report,
         )
+    if result.precision:
+        for name, measured in result.precision["accuracy"].items():
+            console.print(
+                f"{name}: AUC {measured['auc']:.4f} (loses {measured['auc_loss']:.1e}), log-loss "
+                f"{measured['log_loss']:.4f} (rises {measured['log_loss_rise']:.1e}), "
+                f"{measured['samples_per_s']:,.0f} samples/s"
+            )
+        console.print(f"dense layers in {result.precision['precision']}")
     console.print(
         f"{out}: {format_bytes(result.dram_bytes)} in DRAM (of it tensor trains "
         f"{format_bytes(result.tt_bytes)}, indices {format_bytes(result.index_bytes)}), "

@@ -26,7 +26,10 @@ FLAGS = {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
         *("tt", "ssd", "time_limit", "plot", "as_json"),
     },
-    "pack": {"model", "out", "plan", "statistics", "as_json"},
+    "pack": {
+        *("model", "out", "plan", "statistics", "precision", "sample", "max_auc_loss", "max_log_loss_rise"),
+        "as_json",
+    },
     "verify": {"artifact", "as_json"},
     "predict": {
         *("artifact", "data", "out", "batch_size", "threads", "io", "queue_depth", "on_error", "as_json"),

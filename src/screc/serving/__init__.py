@@ -1,6 +1,24 @@
 """Serving: predictions from an artifact, without torch."""
 
+from screc.serving.arithmetic import Accuracy, Arithmetic, PrecisionReport
+from screc.serving.calibration import arithmetic_of, calibrate
 from screc.serving.engine import Engine
+from screc.serving.precision import PrecisionChoice, choose_precision, packed_precision
 from screc.serving.scoring import ScoringReport, Throughput, counters, measure, score
 
-__all__ = ["Engine", "ScoringReport", "Throughput", "counters", "measure", "score"]
+__all__ = [
+    "Accuracy",
+    "Arithmetic",
+    "Engine",
+    "PrecisionChoice",
+    "PrecisionReport",
+    "ScoringReport",
+    "Throughput",
+    "arithmetic_of",
+    "calibrate",
+    "choose_precision",
+    "counters",
+    "measure",
+    "packed_precision",
+    "score",
+]

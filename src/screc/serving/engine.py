@@ -11,6 +11,8 @@ import numpy as np
 from screc import _native
 from screc.data.batch import Batch
 from screc.data.log import TableSpec
+from screc.serving.arithmetic import Arithmetic, Precision, check_precision, stored_arithmetic
+from screc.serving.calibration import arithmetic_of, calibrate
 from screc.storage import Artifact, RowStore
 from screc.storage.artifact import load_artifact
 
@@ -19,7 +21,7 @@ _MODEL_FIELDS = ("num_dense", "embedding_dim", "bottom_mlp", "top_mlp", "interac
 
 
 class Engine:
-    """Runs a DLRM (arXiv 1906.00091) in float32 on this machine's cores.
+    """Runs a DLRM (arXiv 1906.00091) on this machine's cores, its dense layers in float32, bfloat16 or int8.
 
     Build one with :meth:`open` from an artifact, or with :meth:`from_arrays`. Safe to share between threads:
     calls take turns, and each uses all of the engine's threads.
@@ -36,6 +38,8 @@ class Engine:
         dense: Mapping[str, np.ndarray],
         store: _native.RowStore,
         tables: Sequence[TableSpec],
+        *,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
         """Join a model's dense weights to a native row store.
 
@@ -46,6 +50,7 @@ class Engine:
                 ``top``.
             store: the tables, in the model's order.
             tables: what the store holds, in the same order.
+            arithmetic: what each dense layer multiplies in; float32 by default.
 
         Raises:
             ValueError: a tensor is missing or its shape does not fit the model; the message names it.
@@ -55,7 +60,8 @@ class Engine:
         for field in _MODEL_FIELDS:
             if field not in model:
                 raise ValueError(f"model: field {field} is missing; a DLRM has {', '.join(_MODEL_FIELDS)}")
-        self._store = store
+        self._model, self._dense, self._store = model, dense, store
+        self._arithmetic = Arithmetic() if arithmetic is None else arithmetic
         self.tables = tuple(tables)
         self.num_dense: int = model["num_dense"]
         self.assets: Path | None = None
@@ -63,14 +69,14 @@ class Engine:
             store,
             model["num_dense"],
             model["embedding_dim"],
-            _layers("bottom", model["bottom_mlp"], dense),
-            _layers("top", model["top_mlp"], dense),
+            _layers("bottom", model["bottom_mlp"], dense, self._arithmetic),
+            _layers("top", model["top_mlp"], dense, self._arithmetic),
             model["interaction"],
         )
 
     @classmethod
     def open(cls, path: str | Path, *, threads: int = 0, io: str = "auto", queue_depth: int = 64) -> Engine:
-        """Open an artifact for serving.
+        """Open an artifact for serving, in the precision that it was packed for.
 
         Args:
             path: the artifact's directory.
@@ -90,7 +96,8 @@ class Engine:
                 TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)
                 for table in artifact.tables
             ]
-            engine = cls(artifact.model, artifact.dense(), store.native, tables)
+            arithmetic = stored_arithmetic(artifact.precision, artifact.ranges())
+            engine = cls(artifact.model, artifact.dense(), store.native, tables, arithmetic=arithmetic)
             engine.assets = artifact.assets
             return engine
 
@@ -104,6 +111,8 @@ class Engine:
         tables: Sequence[np.ndarray],
         *,
         poolings: Sequence[str] | None = None,
+        precision: Precision = "fp32",
+        calibration: Batch | None = None,
         threads: int = 0,
     ) -> Engine:
         """An engine over tables in memory, without an artifact.
@@ -113,6 +122,9 @@ class Engine:
             dense: as in the constructor.
             tables: float32 [num_embeddings, embedding_dim] each, C-contiguous; used in place, not copied.
             poolings: "sum" or "mean" for each table; all "sum" by default.
+            precision: of the dense layers that gain by it. Its accuracy is not checked here, as it is when an
+                artifact is packed.
+            calibration: for int8, a few thousand samples like those to come.
             threads: as in :meth:`open`.
 
         Raises:
@@ -131,7 +143,22 @@ class Engine:
             table = store.add_table(rows.shape[0], rows.shape[1], pooling == "mean")
             store.add_dram_band(table, rows, None)
             specs.append(TableSpec(str(number), rows.shape[0], pooling))
-        return cls(model, dense, store, specs)
+        check_precision("precision", precision)
+        engine = cls(model, dense, store, specs)
+        if precision == "int8" and calibration is None:
+            raise ValueError("calibration: int8 needs samples to take the ranges of its layers' inputs from")
+        ranges = calibrate(engine, [calibration]) if precision == "int8" and calibration is not None else {}
+        return engine.with_arithmetic(arithmetic_of(engine, precision, ranges))
+
+    def with_arithmetic(self, arithmetic: Arithmetic) -> Engine:
+        """The same model over the same rows, its dense layers in another arithmetic.
+
+        Raises:
+            ValueError: a range does not fit its layer; the message names it.
+        """
+        engine = Engine(self._model, self._dense, self._store, self.tables, arithmetic=arithmetic)
+        engine.assets = self.assets
+        return engine
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Probability of each sample, float32 [B].
@@ -145,6 +172,39 @@ class Engine:
         out = np.empty(batch.dense.shape[0], dtype=np.float32)
         self._native.predict(batch.dense, batch.ids, batch.offsets, out)
         return out
+
+    def layer_inputs(self, batch: Batch, layer: str) -> np.ndarray:
+        """The inputs of one dense layer for every sample, float32 [B, inputs].
+
+        Raises:
+            TypeError, ValueError: as :meth:`predict`; or there is no such layer, or this engine is not all
+                float32.
+        """
+        out = np.empty((batch.dense.shape[0], self.weight(layer).shape[1]), dtype=np.float32)
+        self._native.layer_inputs(batch.dense, batch.ids, batch.offsets, self.layers.index(layer), out)
+        return out
+
+    def weight(self, layer: str) -> np.ndarray:
+        """A dense layer's weight, float32 [outputs, inputs].
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer!r} is not one of {', '.join(self.layers)}")
+        return self._dense[f"{layer}.weight"]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The dense layers in the order in which they are computed: "bottom.0", ..., "top.0", ..."""
+        return tuple(
+            f"{name}.{i}" for name in ("bottom", "top") for i in range(len(self._model[f"{name}_mlp"]))
+        )
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """What each dense layer multiplies in."""
+        return {layer: self._arithmetic.layers.get(layer, "fp32") for layer in self.layers}
 
     def stats(self) -> _native.StoreStats:
         """What the row store has done since it was opened: look-ups, where they were served, bytes read."""
@@ -162,9 +222,9 @@ class Engine:
 
 
 def _layers(
-    name: str, widths: Sequence[int], dense: Mapping[str, np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The (weight, bias) pairs of one MLP, once their number and widths are the model's."""
+    name: str, widths: Sequence[int], dense: Mapping[str, np.ndarray], arithmetic: Arithmetic
+) -> list[tuple[np.ndarray, np.ndarray, str, np.ndarray | None]]:
+    """(weight, bias, precision, range) of one MLP's layers, once their number and widths are the model's."""
     layers = []
     for i, width in enumerate(widths):
         for tensor in (f"{name}.{i}.weight", f"{name}.{i}.bias"):
@@ -175,5 +235,6 @@ def _layers(
             raise ValueError(
                 f"{name}.{i}.weight has shape {list(weight.shape)}, {name}_mlp says {width} outputs"
             )
-        layers.append((weight, bias))
+        precision = arithmetic.layers.get(f"{name}.{i}", "fp32")
+        layers.append((weight, bias, precision, arithmetic.ranges.get(f"{name}.{i}")))
     return layers

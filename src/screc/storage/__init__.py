@@ -1,6 +1,6 @@
 """Where rows live: layouts, remaps, checkpoints, artifacts, the row store. Knows rows, never models."""
 
-from .artifact import Artifact, PackedTable
+from .artifact import Artifact, DensePrecision, PackedTable
 from .atomic import ReplacedError, replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
@@ -8,15 +8,18 @@ from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index
 from .pack import FitError, PackReport, pack
 from .remap import TableRemap
 from .row_store import RowStore
+from .strategy import STRATEGIES, fastest_strategy, lookup_ns
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .verify import Damage, VerifyReport, verify
 
 __all__ = [
+    "STRATEGIES",
     "Artifact",
     "Band",
     "Checkpoint",
     "Damage",
     "DamagedFileError",
+    "DensePrecision",
     "FitError",
     "PackReport",
     "PackedTable",
@@ -30,8 +33,10 @@ __all__ = [
     "TensorSpec",
     "TtShape",
     "VerifyReport",
+    "fastest_strategy",
     "index_bytes",
     "index_kind",
+    "lookup_ns",
     "pack",
     "replace_directory",
     "replace_file",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,6 +25,7 @@ MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
 DENSE_FILE = "dense.safetensors"
 TABLES_FILE = "tables.safetensors"
+RANGES_FILE = "ranges.safetensors"
 ASSETS = "assets"
 _HUGE_PAGE = 2**21
 FORMAT, VERSION = "screc-artifact", 1
@@ -71,6 +72,20 @@ class Manifest(Frozen):
     tables: tuple[PackedTable, ...]
     files: tuple[FileEntry, ...]
     plan: dict[str, Any] | None
+    precision: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DensePrecision:
+    """What the layers outside the tables are computed in, as whoever serves them decided.
+
+    Attributes:
+        document: JSON values, kept in the manifest.
+        ranges: float32 [2, inputs] for each calibrated layer: the least and the largest value of each input.
+    """
+
+    document: dict[str, Any]
+    ranges: Mapping[str, np.ndarray]
 
 
 def index_kinds(layout: TableLayout) -> tuple[IndexKind | None, ...]:
@@ -120,6 +135,7 @@ class Artifact:
         model: the model's description, as training wrote it.
         tables: one entry per embedding table.
         plan: the plan that placed the rows, as JSON values, or None.
+        precision: what the layers outside the tables are computed in, as JSON values; None means float32.
         files: every file but the manifest and its digest.
         identity: tells this artifact from one that replaces it at the same path.
     """
@@ -128,6 +144,7 @@ class Artifact:
     model: dict[str, Any]
     tables: tuple[PackedTable, ...]
     plan: dict[str, Any] | None
+    precision: dict[str, Any] | None
     files: tuple[FileEntry, ...]
     identity: tuple[int, ...] = field(repr=False)
 
@@ -177,7 +194,9 @@ class Artifact:
                 raise DamagedFileError(source, f"does not list {name}")
             if size is not None and listed[name].bytes != size:
                 raise DamagedFileError(source, f"gives {name} {listed[name].bytes} bytes, its layout {size}")
-        return cls(path, manifest.model, manifest.tables, manifest.plan, manifest.files, known)
+        return cls(
+            path, manifest.model, manifest.tables, manifest.plan, manifest.precision, manifest.files, known
+        )
 
     def unreplaced(self, read: Callable[[], T]) -> T:
         """``read()``, which opens files of the artifact, if they are still this artifact's.
@@ -211,6 +230,17 @@ class Artifact:
             ReplacedError: another artifact has taken this one's place.
         """
         return self.unreplaced(lambda: self._load(TensorFile(self.path / DENSE_FILE)))
+
+    def ranges(self) -> dict[str, np.ndarray]:
+        """The input ranges of calibrated layers by layer, float32 [2, inputs]; empty where there are none.
+
+        Raises:
+            DamagedFileError: the file is not what was written.
+            ReplacedError: another artifact has taken this one's place.
+        """
+        if all(entry.path != RANGES_FILE for entry in self.files):
+            return {}
+        return self.unreplaced(lambda: self._load(TensorFile(self.path / RANGES_FILE)))
 
     def load_tables(self) -> dict[str, np.ndarray]:
         """Every DRAM tensor of the tables (names as in docs/format.md), read once into memory and checked.

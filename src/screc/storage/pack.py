@@ -20,8 +20,10 @@ from .artifact import (
     DENSE_FILE,
     FORMAT,
     MANIFEST_FILE,
+    RANGES_FILE,
     TABLES_FILE,
     VERSION,
+    DensePrecision,
     Manifest,
     PackedTable,
     dram_specs,
@@ -41,6 +43,8 @@ from .tt_fit import fit_tt
 _CHUNK_BYTES = 8 << 20
 
 Progress = Callable[[int, int], None]
+# Chooses a precision, given the directory of an artifact that is complete but for it.
+ChoosePrecision = Callable[[Path], DensePrecision]
 
 
 class RankedTable(Protocol):
@@ -93,6 +97,7 @@ class PackReport:
         index_bytes: bytes of the indices, part of ``dram_bytes``.
         dense_bytes: bytes of the weights outside the tables.
         fit_errors: one entry for every tensor train that was fitted.
+        precision: what was decided on the layers outside the tables; None means float32, undecided.
         seconds: wall-clock time.
     """
 
@@ -103,6 +108,7 @@ class PackReport:
     index_bytes: int
     dense_bytes: int
     fit_errors: tuple[FitError, ...]
+    precision: dict[str, Any] | None
     seconds: float
 
 
@@ -112,6 +118,7 @@ def pack(
     plan: PlacementPlan | None,
     out: Path | str,
     *,
+    choose_precision: ChoosePrecision | None = None,
     progress: Progress | None = None,
 ) -> PackReport:
     """Writes the artifact that serves a checkpoint under a plan; one at ``out`` is replaced atomically.
@@ -125,6 +132,8 @@ def pack(
         statistics: the rank order of each table's rows; may be None where no whole table has to be cut.
         plan: the layout of each table, matched by name; with None every table stays as it was trained.
         out: the directory to write.
+        choose_precision: called with the directory before it takes its place, complete but for the precision
+            that it returns; what it raises keeps the artifact from being put there. None means float32.
         progress: called with bytes done and bytes to do.
 
     Raises:
@@ -146,7 +155,9 @@ def pack(
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
         _check_space(directory, checkpoint, layouts)
         packer = _Packer(checkpoint, layouts, ranks, directory, progress)
-        checkpoint.unreplaced(lambda: packer.write(None if plan is None else plan.to_dict()))
+        manifest = checkpoint.unreplaced(lambda: packer.write(None if plan is None else plan.to_dict()))
+        if choose_precision is not None:
+            manifest = _with_precision(directory, manifest, choose_precision(directory))
     return PackReport(
         path=Path(out),
         dram_bytes=sum(layout.dram_bytes for layout in layouts),
@@ -157,8 +168,19 @@ def pack(
         index_bytes=sum(layout.index_bytes(b) for layout in layouts for b in range(len(layout.bands))),
         dense_bytes=packer.dense_bytes,
         fit_errors=tuple(FitError(layouts[t].table, b, e) for (t, b), e in packer.fit_errors.items()),
+        precision=manifest.precision,
         seconds=time.perf_counter() - began,
     )
+
+
+def _with_precision(directory: Path, manifest: Manifest, precision: DensePrecision) -> Manifest:
+    """Adds a precision to the artifact in a directory; returns its new manifest."""
+    files = manifest.files
+    if precision.ranges:
+        files += (write_arrays(directory / RANGES_FILE, precision.ranges),)
+    manifest = manifest.model_copy(update={"files": files, "precision": precision.document})
+    write_manifest(directory, manifest)
+    return manifest
 
 
 class _Packer:
@@ -187,8 +209,8 @@ class _Packer:
             if self._fitted(t, b)
         )
 
-    def write(self, plan: dict[str, Any] | None) -> None:
-        """Writes everything, the manifest last."""
+    def write(self, plan: dict[str, Any] | None) -> Manifest:
+        """Writes everything, the manifest last, and returns that."""
         for table in range(len(self.layouts)):
             self.checkpoint.check(table_file(table))  # a damaged table is found before it is packed
         dense = self.checkpoint.dense()
@@ -214,17 +236,16 @@ class _Packer:
             for t, layout in enumerate(self.layouts)
         )
         self._check_bytes(files)
-        write_manifest(
-            self.directory,
-            Manifest(
-                format=FORMAT,
-                version=VERSION,
-                model=self.checkpoint.model,
-                tables=tables,
-                files=tuple(files),
-                plan=plan,
-            ),
+        manifest = Manifest(
+            format=FORMAT,
+            version=VERSION,
+            model=self.checkpoint.model,
+            tables=tables,
+            files=tuple(files),
+            plan=plan,
         )
+        write_manifest(self.directory, manifest)
+        return manifest
 
     def source(self, table: int) -> BandSource:
         """The rows of a table; only the last one asked for stays open."""
