@@ -75,7 +75,15 @@ class Engine:
         )
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int = 0, io: str = "auto", queue_depth: int = 64) -> Engine:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        threads: int = 0,
+        io: str = "auto",
+        queue_depth: int = 64,
+        strategies: str | Mapping[str, str] = "gather",
+    ) -> Engine:
         """Open an artifact for serving, in the precision that it was packed for.
 
         Args:
@@ -83,6 +91,7 @@ class Engine:
             threads: threads that share each call, the caller included; 0 means one per available core.
             io: how SSD bands are read, "auto" or a back end that ``screc.storage.RowStore.open`` accepts.
             queue_depth: reads in flight at once.
+            strategies: how rows of small tables are fetched, as ``screc.storage.RowStore.open`` takes it.
 
         Raises:
             FileNotFoundError: there is no artifact at ``path``.
@@ -91,7 +100,9 @@ class Engine:
         """
 
         def load(artifact: Artifact) -> Engine:
-            store = RowStore.open(artifact, io=io, queue_depth=queue_depth, threads=threads)
+            store = RowStore.open(
+                artifact, io=io, queue_depth=queue_depth, threads=threads, strategies=strategies
+            )
             tables = [
                 TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)
                 for table in artifact.tables
