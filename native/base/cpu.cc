@@ -3,7 +3,30 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace screc {
+namespace {
+
+// The kernel saves 8 KiB of tiles only for processes that ask for it; asking again is harmless.
+bool has_amx() {
+#if defined(__x86_64__)
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl(2)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!has_avx512_vnni() || !has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  return (d & kBf16) != 0 && (d & kTile) != 0 && (d & kInt8) != 0 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
 
 const char* isa_name(Isa isa) {
   switch (isa) {
@@ -13,16 +36,18 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }
 
 Isa parse_isa(std::string_view name) {
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
     if (name == isa_name(isa)) return isa;
   }
   throw std::invalid_argument("instruction set '" + std::string(name) +
-                              "' is unknown; use scalar, avx2 or avx512");
+                              "' is unknown; use scalar, avx2, avx512 or amx");
 }
 
 std::vector<Isa> supported_isas() {
@@ -34,6 +59,7 @@ std::vector<Isa> supported_isas() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       isas.push_back(Isa::kAvx512);
+      if (has_amx()) isas.push_back(Isa::kAmx);
     }
   }
 #endif

@@ -7,7 +7,8 @@
 
 namespace screc {
 
-enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+// kAmx is everything of kAvx512 and tiles for the products of dense layers.
+enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAmx = 3 };
 
 const char* isa_name(Isa isa);
 // Throws std::invalid_argument naming the value and the accepted ones.

@@ -4,36 +4,11 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
+#include "base/look_out.h"
+
 namespace screc {
-namespace {
-
-// How long a thread looks out for what it waits for before it sleeps: longer than the gap between the loops
-// of one prediction and between calls that follow each other closely.
-constexpr auto kLookOut = std::chrono::microseconds(100);
-
-void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// True as soon as ready() is, false when it was not for kLookOut.
-template <typename Ready>
-bool look_out(const Ready& ready) {
-  const auto until = std::chrono::steady_clock::now() + kLookOut;
-  do {
-    for (int i = 0; i < 64; ++i) {
-      if (ready()) return true;
-      pause();
-    }
-  } while (std::chrono::steady_clock::now() < until);
-  return false;
-}
-
-}  // namespace
 
 std::vector<int> available_cores() {
   std::vector<int> cores;

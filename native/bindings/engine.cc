@@ -1,9 +1,12 @@
 #include "engine/engine.h"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+
+#include <utility>
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
@@ -61,14 +64,21 @@ LookupRequest as_request(const Engine& engine, const AnyConstArray& dense, const
   return request;
 }
 
-void predict(Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
-             const AnyConstArray& offsets, const AnyArray& out) {
+// The arrays of a batch, checked.
+Prediction as_prediction(const Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
+                         const AnyConstArray& offsets, const AnyArray& out) {
   const LookupRequest request = as_request(engine, dense, ids, offsets);
   const float* dense_data = checked<float>(dense, "dense", 2);
   float* out_data = checked<float>(out, "out", 1);
   expect("out", out.shape(0), request.batch_size, "entries (the batch size)");
+  return {dense_data, request, out_data};
+}
+
+void predict(Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
+             const AnyConstArray& offsets, const AnyArray& out) {
+  const Prediction batch = as_prediction(engine, dense, ids, offsets, out);
   nb::gil_scoped_release nogil;
-  engine.predict(dense_data, request, out_data);
+  engine.predict(batch.dense, batch.request, batch.out);
 }
 
 void layer_inputs(Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
@@ -82,9 +92,56 @@ void layer_inputs(Engine& engine, const AnyConstArray& dense, const AnyConstArra
   engine.layer_inputs(dense_data, request, layer, out_data);
 }
 
+// A submitted batch as Python holds it: collected at the latest when it is let go, since the engine writes
+// into its arrays until then.
+class Submitted {
+ public:
+  Submitted(Engine& engine, const Prediction& batch) : engine_(engine), batch_(batch) {
+    engine_.submit(batch_);
+    open_ = true;
+  }
+  ~Submitted() {
+    try {
+      collect();
+    } catch (...) {
+      // Nobody asked for these predictions.
+    }
+  }
+  Submitted(const Submitted&) = delete;
+  Submitted& operator=(const Submitted&) = delete;
+
+  void collect() {
+    if (!std::exchange(open_, false)) return;
+    engine_.collect(batch_);
+  }
+
+ private:
+  Engine& engine_;
+  Prediction batch_;
+  bool open_ = false;
+};
+
 }  // namespace
 
 void bind_engine(nb::module_& module) {
+  nb::class_<Submitted>(module, "Submitted", "A batch that an Engine works on; see Engine.submit.")
+      .def(
+          "__init__",
+          [](Submitted* self, Engine& engine, const AnyConstArray& dense, const AnyConstArray& ids,
+             const AnyConstArray& offsets, const AnyArray& out) {
+            const Prediction batch = as_prediction(engine, dense, ids, offsets, out);
+            nb::gil_scoped_release nogil;
+            new (self) Submitted(engine, batch);
+          },
+          "engine"_a, "dense"_a, "ids"_a, "offsets"_a, "out"_a, nb::keep_alive<1, 2>(),
+          nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(),
+          "Begins the look-ups of a batch (arguments as Engine.predict takes them), which must not change "
+          "until "
+          "it is\ncollected.")
+      .def("collect", &Submitted::collect, nb::call_guard<nb::gil_scoped_release>(),
+           "Returns when the predictions are in out. Raises as Engine.predict does. A second call does "
+           "nothing.");
+
   nb::class_<Engine>(module, "Engine",
                      "Runs a DLRM (arXiv 1906.00091) over the tables of a RowStore.\n\n"
                      "bottom and top are lists of (weight float32 [out, in], bias float32 [out], precision,\n"
@@ -105,6 +162,15 @@ void bind_engine(nb::module_& module) {
            "ValueError for\n"
            "a dense value that is not finite, and for bad offsets and ids. Calls from several threads take "
            "turns.")
+      .def(
+          "set_roles", [](Engine& self, int memory, int compute) { self.set_roles({memory, compute}); },
+          "memory"_a, "compute"_a, nb::call_guard<nb::gil_scoped_release>(),
+          "Threads that look up and threads that compute; 0 and 0: every thread does both. RuntimeError "
+          "while "
+          "batches\nare submitted and not collected.")
+      .def_prop_ro(
+          "roles", [](const Engine& self) { return std::pair(self.roles().memory, self.roles().compute); },
+          "(memory, compute) threads; (0, 0) when every thread does both.")
       .def("layer_inputs", &layer_inputs, "dense"_a, "ids"_a, "offsets"_a, "layer"_a, "out"_a,
            "Writes the inputs of one layer, bottom layers counted first, to out float32 [B, in].\n\n"
            "What calibration looks at. ValueError as in predict, and where a layer is not fp32.")

@@ -132,8 +132,9 @@ PackedLinear make_linear(const AnyConstArray& weight, const AnyConstArray& bias,
     expect_shape(*range, "range", {2, dim(weight, 1)});
     span = {low, low + dim(weight, 1)};
   }
-  return PackedLinear(w, b, dim(weight, 0), dim(weight, 1),
-                      kernels(isa ? parse_isa(*isa) : selected_isa(), extensions), parse_precision(precision),
+  const Kernels& chosen =
+      isa == "amx-emulated" ? emulated_amx() : kernels(isa ? parse_isa(*isa) : selected_isa(), extensions);
+  return PackedLinear(w, b, dim(weight, 0), dim(weight, 1), chosen, parse_precision(precision),
                       range ? &span : nullptr);
 }
 
@@ -286,8 +287,9 @@ void bind_kernels(nb::module_& module) {
       "A dense layer, packed once for one instruction set and one precision: 'fp32', 'bf16' or 'int8'.\n\n"
       "weight float32 [out, in], bias float32 [out]; both are copied. An int8 layer needs range, float32\n"
       "[2, in]: the least and the largest value of each input, with 0 between them; values outside are\n"
-      "clamped. ValueError for weights or ranges that are not finite. extensions=False does without VNNI\n"
-      "and BF16 instructions.")
+      "clamped. ValueError for weights or ranges that are not finite. For tests, extensions=False does "
+      "without\n"
+      "VNNI and BF16 instructions, and isa 'amx-emulated' runs AMX's kernels on tiles in plain C++.")
       .def(
           "__init__",
           [](PackedLinear* self, const AnyConstArray& weight, const AnyConstArray& bias,

@@ -8,10 +8,9 @@
 namespace screc {
 namespace {
 
-// Less work than this is done on one thread: waking another took 50-150 us on a two-core virtual machine,
-// about the time in which a core does 10 Mflop, and below a dozen samples each thread would read all weights
-// for little.
-constexpr int64_t kAloneFlops = int64_t{30} << 20;
+// Less work than this is done by the caller: sharing it costs some microseconds, and below a dozen samples
+// each thread would read all weights for little.
+constexpr int64_t kAloneFlops = int64_t{4} << 20;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -32,9 +31,11 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
   const int64_t sample_bytes =
       std::max<int64_t>(1, model_.feature_stride()) * static_cast<int64_t>(sizeof(float));
   segment_ = std::clamp(kSegmentBytes / sample_bytes / kBlock * kBlock, kBlock, kMaxSegment);
-  features_ = AlignedBuffer(static_cast<size_t>(segment_ * model_.feature_stride()) * sizeof(float));
+  alone_features_ = AlignedBuffer(static_cast<size_t>(kBlock * sample_bytes));
   for (int thread = 0; thread < num_threads(); ++thread) workspace_.push_back(model_.make_workspace());
 }
+
+Engine::~Engine() { stop_driver(); }
 
 void Engine::check_dense(const float* dense, int64_t batch_size) const {
   const int64_t n = batch_size * num_dense();
@@ -54,40 +55,226 @@ void Engine::check_dense(const float* dense, int64_t batch_size) const {
   }
 }
 
+// ----------------------------------------------------------------------------------------------------
+// batches
+
+bool Engine::runs_alone(int64_t batch_size) const {
+  return batch_size <= kBlock && batch_size * model_.flops_per_sample() <= kAloneFlops;
+}
+
 void Engine::predict(const float* dense, const LookupRequest& request, float* out) {
-  std::lock_guard<std::mutex> turn(mutex_);
+  if (runs_alone(request.batch_size)) return predict_alone(dense, request, out);
+  Prediction prediction{dense, request, out};
+  submit(prediction);
+  collect(prediction);
+}
+
+void Engine::predict_alone(const float* dense, const LookupRequest& request, float* out) {
+  std::lock_guard<std::mutex> turn(turn_);
   check_dense(dense, request.batch_size);
-  const int64_t stride = model_.feature_stride();
-  for (int64_t first = 0; first < request.batch_size; first += segment_) {
-    const int64_t count = std::min(segment_, request.batch_size - first);
-    float* features = features_.as<float>();
-    store_.lookup(request, first, count, features + model_.own_features(), stride);
-    // As many blocks as fill the threads evenly, at whole multiples of the rows that the dense kernels take.
-    const int64_t threads = num_threads();
-    const bool alone = count <= kBlock && count * model_.flops_per_sample() <= kAloneFlops;
-    const int64_t blocks = alone ? 1 : round_up((count + kBlock - 1) / kBlock, threads);
-    const int64_t unit = count / blocks >= 4 * DenseModel::kRowUnit ? DenseModel::kRowUnit : 1;
-    const auto start = [&](int64_t block) { return std::min(count, round_up(count * block / blocks, unit)); };
-    const auto body = [&](int64_t block, int64_t, int thread) {
-      const int64_t begin = start(block), end = start(block + 1);
-      model_.run(dense + (first + begin) * num_dense(), features + begin * stride, end - begin,
-                 out + first + begin, workspace_[static_cast<size_t>(thread)]);
-    };
-    store_.threads().parallel_for(blocks, 1, std::ref(body));
-  }
+  float* features = alone_features_.as<float>();
+  store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());
+  model_.run(dense, features, request.batch_size, out, workspace_[0]);
 }
 
 void Engine::layer_inputs(const float* dense, const LookupRequest& request, int layer, float* out) {
   const int64_t width = layer_inputs(layer), stride = model_.feature_stride();
-  std::lock_guard<std::mutex> turn(mutex_);
+  std::lock_guard<std::mutex> turn(turn_);
   check_dense(dense, request.batch_size);
   float predictions[kBlock];
   for (int64_t first = 0; first < request.batch_size; first += kBlock) {
     const int64_t count = std::min(kBlock, request.batch_size - first);
-    float* features = features_.as<float>();
+    float* features = alone_features_.as<float>();
     store_.lookup(request, first, count, features + model_.own_features(), stride);
     const LayerTap tap{layer, out + first * width};
     model_.run(dense + first * num_dense(), features, count, predictions, workspace_[0], &tap);
+  }
+}
+
+void Engine::submit(Prediction& prediction) {
+  check_dense(prediction.dense, prediction.request.batch_size);
+  std::lock_guard<std::mutex> turn(turn_);
+  {
+    std::lock_guard<std::mutex> lock(state_);
+    if (num_submitted_ == kMaxSubmitted) {
+      throw std::length_error("there are " + std::to_string(kMaxSubmitted) +
+                              " batches submitted whose look-ups have not begun; collect one first");
+    }
+    if (prediction.request.batch_size == 0) return;
+    submitted_[static_cast<size_t>(num_submitted_++)] = &prediction;
+  }
+  if (!roles_.mixed()) {
+    changed_.raise();
+  } else if (can_begin()) {
+    begin_segment(store_.threads());
+  }
+}
+
+void Engine::collect(Prediction& prediction) {
+  std::lock_guard<std::mutex> turn(turn_);
+  const auto done = [&] {
+    std::lock_guard<std::mutex> lock(state_);
+    return prediction.begun == prediction.request.batch_size && prediction.in_flight == 0;
+  };
+  while (!done()) {
+    if (roles_.mixed()) {
+      advance_mixed();
+    } else {
+      changed_.wait_until([this] {
+        std::lock_guard<std::mutex> lock(state_);
+        return looked_up_ > computed_;
+      });
+      compute_segment(*compute_pool_);
+      changed_.raise();
+    }
+  }
+  if (prediction.error) std::rethrow_exception(prediction.error);
+}
+
+void Engine::advance_mixed() {
+  // Looking further ahead than one segment gains nothing when no reads can be in flight meanwhile.
+  while (can_begin() && (begun_ == computed_ || store_.reads_ssd())) begin_segment(store_.threads());
+  look_up_segment();
+  compute_segment(store_.threads());
+}
+
+// ----------------------------------------------------------------------------------------------------
+// segments
+
+bool Engine::can_begin() const {
+  std::lock_guard<std::mutex> lock(state_);
+  const int slots = roles_.mixed() ? 2 : kSlots;
+  return num_submitted_ > 0 && begun_ - computed_ < static_cast<uint64_t>(slots);
+}
+
+void Engine::begin_segment(ThreadPool& pool) {
+  Segment* segment;
+  {
+    std::lock_guard<std::mutex> lock(state_);
+    segment = &ring_[begun_ % kSlots];
+    Prediction& batch = *submitted_[0];
+    const int64_t left = batch.request.batch_size - batch.begun;
+    segment->batch = &batch;
+    segment->first = batch.begun;
+    segment->count = std::min(left, roles_.mixed() ? segment_ : std::min(segment_, kSplitSegment));
+    batch.begun += segment->count;
+    ++batch.in_flight;
+    if (segment->count == left) {
+      std::move(submitted_.begin() + 1, submitted_.begin() + num_submitted_, submitted_.begin());
+      --num_submitted_;
+    }
+  }
+  const int64_t stride = model_.feature_stride();
+  if (segment->features.size() == 0) {
+    segment->features = AlignedBuffer(static_cast<size_t>(segment_ * stride) * sizeof(float));
+  }
+  try {
+    segment->ticket.emplace(store_.begin(segment->batch->request, segment->first, segment->count,
+                                         segment->features.as<float>() + model_.own_features(), stride,
+                                         pool));
+  } catch (...) {
+    fail(*segment);
+  }
+  std::lock_guard<std::mutex> lock(state_);
+  ++begun_;
+}
+
+void Engine::look_up_segment() {
+  Segment& segment = ring_[looked_up_ % kSlots];
+  try {
+    if (segment.ticket) segment.ticket->finish();
+  } catch (...) {
+    fail(segment);
+  }
+  segment.ticket.reset();
+  std::lock_guard<std::mutex> lock(state_);
+  ++looked_up_;
+}
+
+void Engine::fail(Segment& segment) {
+  std::lock_guard<std::mutex> lock(state_);
+  if (!segment.batch->error) segment.batch->error = std::current_exception();
+}
+
+void Engine::compute_segment(ThreadPool& pool) {
+  Segment& segment = ring_[computed_ % kSlots];
+  Prediction& batch = *segment.batch;
+  bool failed;
+  {
+    std::lock_guard<std::mutex> lock(state_);
+    failed = batch.error != nullptr;
+  }
+  if (!failed) {
+    compute_rows(batch.dense + segment.first * num_dense(), segment.features.as<float>(), segment.count,
+                 batch.out + segment.first, pool);
+  }
+  std::lock_guard<std::mutex> lock(state_);
+  ++computed_;
+  --batch.in_flight;
+}
+
+void Engine::compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool) {
+  // As many blocks as fill the threads evenly, at whole multiples of the rows that the dense kernels take.
+  const int64_t blocks = round_up((count + kBlock - 1) / kBlock, pool.num_threads());
+  const int64_t unit = count / blocks >= 4 * DenseModel::kRowUnit ? DenseModel::kRowUnit : 1;
+  const auto start = [&](int64_t block) { return std::min(count, round_up(count * block / blocks, unit)); };
+  const auto body = [&](int64_t block, int64_t, int thread) {
+    const int64_t begin = start(block), end = start(block + 1);
+    model_.run(dense + begin * num_dense(), features + begin * model_.feature_stride(), end - begin,
+               out + begin, workspace_[static_cast<size_t>(thread)]);
+  };
+  pool.parallel_for(blocks, 1, std::ref(body));
+}
+
+// ----------------------------------------------------------------------------------------------------
+// roles
+
+void Engine::set_roles(Roles roles) {
+  if ((roles.memory > 0) != (roles.compute > 0) || roles.memory < 0 || roles.compute < 0) {
+    throw std::invalid_argument(
+        "roles: expected two positive numbers of threads, or 0 and 0 for mixed, got " +
+        std::to_string(roles.memory) + " and " + std::to_string(roles.compute));
+  }
+  std::lock_guard<std::mutex> turn(turn_);
+  {
+    std::lock_guard<std::mutex> lock(state_);
+    if (num_submitted_ != 0 || begun_ != computed_) {
+      throw std::logic_error("roles: batches are submitted; collect them before the roles change");
+    }
+  }
+  stop_driver();
+  roles_ = roles;
+  if (roles.mixed()) return;
+  memory_pool_ = std::make_unique<ThreadPool>(roles.memory, true);
+  compute_pool_ = std::make_unique<ThreadPool>(roles.compute);
+  while (static_cast<int>(workspace_.size()) < roles.compute) workspace_.push_back(model_.make_workspace());
+  driver_ = std::thread([this] { drive(); });
+}
+
+void Engine::stop_driver() {
+  if (!driver_.joinable()) return;
+  stopping_.store(true);
+  changed_.raise();
+  driver_.join();
+  stopping_.store(false);
+}
+
+void Engine::drive() {
+  pin_to_core(available_cores().front());
+  const auto in_flight = [this] {
+    std::lock_guard<std::mutex> lock(state_);
+    return begun_ - looked_up_;
+  };
+  for (;;) {
+    changed_.wait_until([&] { return stopping_.load() || can_begin() || in_flight() > 0; });
+    if (stopping_.load()) return;
+    // Two look-ups at a time: while the rows of one come from SSD, the other's are pooled.
+    if (in_flight() < 2 && can_begin()) {
+      begin_segment(*memory_pool_);
+    } else {
+      look_up_segment();
+      changed_.raise();
+    }
   }
 }
 

@@ -1,40 +1,92 @@
-// The model executor: look-ups through the row store, then the dense part of a DLRM, sample block by sample
-// block.
+// The model executor: look-ups through the row store, then the dense part of a DLRM, segment by segment.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
+#include <exception>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/look_out.h"
+#include "base/thread_pool.h"
 #include "engine/dense_model.h"
 #include "store/row_store.h"
 
 namespace screc {
 
+// Which threads look rows up and which run the dense part: the memory-centric and compute-centric cores of
+// SCRec (arXiv 2504.00520). Mixed: every thread does both, in turn.
+struct Roles {
+  int memory = 0, compute = 0;
+  bool mixed() const { return memory == 0; }
+};
+
+// A batch on its way through an engine. The arrays and this must live, unmoved, until it is collected.
+struct Prediction {
+  const float* dense;  // [batch_size, num_dense]
+  LookupRequest request;
+  float* out;  // [batch_size]
+
+  // Kept by the engine, the first two under its lock.
+  int64_t begun = 0;              // samples whose look-ups have begun
+  int in_flight = 0;              // segments that have begun and are not computed
+  std::exception_ptr error = {};  // the first
+};
+
 // The schedule of a DLRM: which samples are looked up and computed when, and on which thread.
 //
-// The batch is processed in segments, so memory does not grow with it. In a segment, the
-// store writes pooled rows straight behind the place of the bottom MLP's output, one row of features per
-// sample; blocks of samples small enough for their activations to stay in the second-level cache then go
-// through the dense model on one thread each. A prediction does not depend on the batch it is part of.
+// A batch is cut into segments, so memory does not grow with it. In a segment, the store writes pooled rows
+// straight behind the place of the bottom MLP's output, one row of features per sample; blocks of samples
+// small enough for their activations to stay in the second-level cache then go through the dense model on one
+// thread each. Segments pass through a ring in the order in which their batches were submitted:
+//
+//   mixed roles   the collecting thread and the pool begin the look-ups of a segment, finish them, compute.
+//   Where
+//                 rows come from SSD, the reads of the next segment are in flight while one is computed.
+//   split roles   a thread of the engine and its pool look up segment after segment; the collecting thread
+//   and
+//                 its pool compute those that are ready.
+//
+// A small batch takes neither: it is looked up and computed by its caller, without any queue.
+// A prediction does not depend on the batch it is part of.
 class Engine {
  public:
   // The store must outlive the engine and gain no tables. interaction is "dot" or "cat".
   // Throws std::invalid_argument naming the layer or table that does not fit.
   Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim, const std::vector<DenseLayer>& bottom,
          const std::vector<DenseLayer>& top, const std::string& interaction);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
   // out[i] = probability of sample i. dense is [batch_size, num_dense]. Calls from several threads take
   // turns. Throws std::invalid_argument for a dense value that is not finite (before anything is computed)
   // and for bad offsets and ids (RowStore::lookup; out is then unspecified).
   void predict(const float* dense, const LookupRequest& request, float* out);
 
+  // The same in two halves, so that the look-ups of one batch go on while another is computed: submit begins
+  // (throws for dense values only), collect returns when the predictions are there, or throws. Batches are
+  // worked on in the order in which they were submitted; each must be collected, once. Throws
+  // std::length_error when kMaxSubmitted batches are not yet begun.
+  void submit(Prediction& prediction);
+  void collect(Prediction& prediction);
+  static constexpr int kMaxSubmitted = 8;
+
   // The inputs of one layer (bottom layers first) for every sample: out is [batch_size, layer_inputs(layer)].
   // Throws as predict does, and std::invalid_argument unless all layers are fp32 and there is such a layer.
   void layer_inputs(const float* dense, const LookupRequest& request, int layer, float* out);
   int64_t layer_inputs(int layer) const { return model_.tapped_inputs(layer); }
+
+  // Takes effect at once. Throws std::invalid_argument for counts that are not both positive or both 0, and
+  // std::logic_error while batches are submitted and not collected.
+  void set_roles(Roles roles);
+  Roles roles() const { return roles_; }
 
   Isa isa() const { return model_.isa(); }
   int num_threads() const { return store_.threads().num_threads(); }
@@ -46,15 +98,54 @@ class Engine {
   // Most samples of a segment, and most bytes of their features (at least one block's are held).
   static constexpr int64_t kMaxSegment = 24 * kBlock;
   static constexpr int64_t kSegmentBytes = int64_t{16} << 20;
+  // With split roles segments are short: the first of a batch is looked up, and the last computed, alone.
+  static constexpr int64_t kSplitSegment = 4 * kBlock;
+  static constexpr int kSlots = 3;
+
+  struct Segment {
+    AlignedBuffer features;  // [segment_, feature_stride]; made at first use
+    Prediction* batch = nullptr;
+    int64_t first = 0, count = 0;
+    std::optional<Ticket> ticket = {};
+  };
 
   void check_dense(const float* dense, int64_t batch_size) const;
+  bool runs_alone(int64_t batch_size) const;
+
+  // The stages that a segment passes, each for the oldest that has not passed it. Errors go to its batch.
+  bool can_begin() const;
+  void begin_segment(ThreadPool& pool);
+  void fail(Segment& segment);  // with the current exception
+  void look_up_segment();
+  void compute_segment(ThreadPool& pool);
+  void predict_alone(const float* dense, const LookupRequest& request, float* out);
+  void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool);
+
+  void advance_mixed();
+  void drive();  // the memory side of split roles
+  void stop_driver();
 
   RowStore& store_;
   DenseModel model_;
-  int64_t segment_;  // samples
-  std::mutex mutex_;
-  AlignedBuffer features_;                // [segment, feature_stride]
+  int64_t segment_;                       // samples
+  AlignedBuffer alone_features_;          // [kBlock, feature_stride]
   std::vector<AlignedBuffer> workspace_;  // per thread
+  Roles roles_;
+  std::mutex turn_;  // one submit or collect at a time
+
+  // The ring: segments [computed_, looked_up_) are ready to be computed, those up to begun_ are being looked
+  // up. Counters and submitted batches are guarded by state_.
+  mutable std::mutex state_;
+  std::array<Segment, kSlots> ring_;
+  uint64_t begun_ = 0, looked_up_ = 0, computed_ = 0;
+  std::array<Prediction*, kMaxSubmitted> submitted_{};  // not yet begun to their end, oldest first
+  int num_submitted_ = 0;
+
+  // Split roles.
+  std::unique_ptr<ThreadPool> memory_pool_, compute_pool_;
+  std::thread driver_;
+  std::atomic<bool> stopping_{false};
+  Signal changed_;
 };
 
 }  // namespace screc

@@ -31,6 +31,8 @@ const Kernels& kernels(Isa isa, bool extensions) {
         return avx2_kernels();
       case Isa::kAvx512:
         return avx512_kernels(extensions && has_avx512_vnni(), extensions && has_avx512_bf16());
+      case Isa::kAmx:
+        return amx_kernels();
 #else
       default:
         break;
@@ -39,6 +41,16 @@ const Kernels& kernels(Isa isa, bool extensions) {
   }
   throw std::invalid_argument(std::string("instruction set '") + isa_name(isa) +
                               "' is not available on this machine; see supported_isas()");
+}
+
+const Kernels& emulated_amx() {
+  const Kernels& without_tiles = kernels(Isa::kAvx512);  // throws where it cannot run
+#if defined(__x86_64__)
+  static_cast<void>(without_tiles);
+  return emulated_amx_kernels();
+#else
+  return without_tiles;
+#endif
 }
 
 const Kernels& kernels() {

@@ -64,10 +64,14 @@ struct LinearCall {
   int64_t out_stride;
 };
 
+using LinearKernel = void(const LinearWeights& weights, const LinearCall& call);
+
 struct Kernels {
   Isa isa;
   // Output columns that a panel of LinearWeights holds.
   int64_t linear_panel;
+  // Steps that a layer of each precision takes at once.
+  int64_t linear_steps[kNumPrecisions];
   // At most this many outputs are computed as dot products, without panels.
   int64_t linear_max_dots;
 
@@ -88,7 +92,7 @@ struct Kernels {
 
   // out[i] = act(x[i] W^T + b) by the precision of the weights; act is ReLU or nothing. In int8 the sums are
   // exact and what follows them is the same on every instruction set, to the bit.
-  void (*linear[kNumPrecisions])(const LinearWeights& weights, const LinearCall& call);
+  LinearKernel* linear[kNumPrecisions];
 
   // Writes n floats in another format; bfloat16 rounds half to even. False when one of them is not finite.
   bool (*encode)(const float* x, int64_t n, const ActivationFormat& format, void* out);
@@ -111,6 +115,8 @@ struct Kernels {
 // Without extensions it does as if the machine lacked those that are optional in an instruction set (VNNI and
 // BF16 in AVX-512), for tests of what then runs.
 const Kernels& kernels(Isa isa, bool extensions = true);
+// Those of AMX on tiles in plain C++, for tests; std::invalid_argument without AVX-512.
+const Kernels& emulated_amx();
 // Those of selected_isa().
 const Kernels& kernels();
 

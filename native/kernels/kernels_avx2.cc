@@ -11,6 +11,7 @@ namespace screc {
 const Kernels& avx2_kernels() {
   static constexpr Kernels kTable{Isa::kAvx2,
                                   LinearShape<Vec8>::kPanel,
+                                  {1, 1, 1},
                                   LinearShape<Vec8>::kMaxDots,
                                   pool_rows<Vec8>,
                                   decode_rows<Vec8>,

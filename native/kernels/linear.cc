@@ -38,7 +38,9 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int64_t out, 
   const bool dots = precision == Precision::kFp32 && out <= kernels.linear_max_dots;
   const int64_t panel = dots ? 1 : kernels.linear_panel;
   const int64_t padded = round_up(out, panel);
-  const int64_t per_word = kWordBytes / element_bytes(precision), steps = (in + per_word - 1) / per_word;
+  const int64_t per_word = kWordBytes / element_bytes(precision);
+  const int64_t steps =
+      round_up((in + per_word - 1) / per_word, kernels.linear_steps[static_cast<int>(precision)]);
   words_ = AlignedBuffer(static_cast<size_t>(padded * steps * kWordBytes));
   columns_ = AlignedBuffer(static_cast<size_t>(3 * padded) * sizeof(float));
   float* const columns = columns_.as<float>();

@@ -1,10 +1,15 @@
 #include "kernels/tt_cores.h"
 
+#include <bit>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace screc {
 namespace {
+
+// So that the digits, each in whole bits, fit into a key of 64.
+constexpr int64_t kMostRows = int64_t{1} << 55;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -30,6 +35,11 @@ void check(const std::vector<TtCoreView>& cores) {
       throw std::invalid_argument(name + ": shape " + shape(core) + " begins with TT rank " +
                                   std::to_string(core.rank) + ", expected " + std::to_string(expected));
     }
+  }
+  int64_t rows = 1;
+  for (const TtCoreView& core : cores) {
+    if (core.rows > kMostRows / rows) throw std::invalid_argument("cores: they address more than 2^55 rows");
+    rows *= core.rows;
   }
   if (cores[n - 1].next_rank != 1) {
     throw std::invalid_argument("cores[" + std::to_string(n - 1) + "]: shape " + shape(cores[n - 1]) +
@@ -81,9 +91,23 @@ TtCores::TtCores(const std::vector<TtCoreView>& cores) {
     levels_[k].digit_unit = num_rows_;
     num_rows_ *= levels_[k].rows;
   }
+  set_keys();
   for (Level& level : levels_) {
     const bool small = num_rows_ <= int64_t{1} << 32 && level.digit_unit > 1;
     level.digit_magic = small ? ~uint64_t{0} / static_cast<uint64_t>(level.digit_unit) + 1 : 0;
+  }
+}
+
+void TtCores::set_keys() {
+  std::vector<size_t> order(levels_.size());  // of the digits, the last one at the bottom of the key
+  for (size_t k = 0; k < order.size(); ++k) order[k] = k;
+  if (order.size() == 3) std::swap(order[0], order[1]);
+  for (size_t i = order.size(); i-- > 0;) {
+    Level& level = levels_[order[i]];
+    const int bits = std::bit_width(static_cast<uint64_t>(level.rows - 1));
+    level.key_shift = first_shift_;
+    level.key_mask = (uint64_t{1} << bits) - 1;
+    if (i > 0) first_shift_ += bits;
   }
 }
 

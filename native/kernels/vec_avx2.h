@@ -142,6 +142,22 @@ struct Vec8 {
     }
     return counts;
   }
+  // In every 128-bit part: the transpose of the 4 x 4 floats of x[0] to x[3].
+  static void transpose4(F* x) {
+    const F a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);
+    const F c = _mm256_unpacklo_ps(x[2], x[3]), d = _mm256_unpackhi_ps(x[2], x[3]);
+    x[0] = _mm256_shuffle_ps(a, c, 0x44);
+    x[1] = _mm256_shuffle_ps(a, c, 0xee);
+    x[2] = _mm256_shuffle_ps(b, d, 0x44);
+    x[3] = _mm256_shuffle_ps(b, d, 0xee);
+  }
+  // Writes the 128-bit parts k of x[0] to x[3] beside each other at p + k * stride.
+  static void store_parts(const F* x, float* p, int64_t stride) {
+    store(p, _mm256_permute2f128_ps(x[0], x[1], 0x20));
+    store(p + 8, _mm256_permute2f128_ps(x[2], x[3], 0x20));
+    store(p + stride, _mm256_permute2f128_ps(x[0], x[1], 0x31));
+    store(p + stride + 8, _mm256_permute2f128_ps(x[2], x[3], 0x31));
+  }
 
   // Writes the transpose of the block of n x m floats (n, m <= 8) at `from` as m rows of 8 floats, zero past
   // n.

@@ -132,6 +132,24 @@ struct Vec16 {
     }
     return static_cast<uint64_t>(_mm512_reduce_add_epi64(sum));
   }
+  // In every 128-bit part: the transpose of the 4 x 4 floats of x[0] to x[3].
+  static void transpose4(F* x) {
+    const F a = _mm512_unpacklo_ps(x[0], x[1]), b = _mm512_unpackhi_ps(x[0], x[1]);
+    const F c = _mm512_unpacklo_ps(x[2], x[3]), d = _mm512_unpackhi_ps(x[2], x[3]);
+    x[0] = _mm512_shuffle_ps(a, c, 0x44);
+    x[1] = _mm512_shuffle_ps(a, c, 0xee);
+    x[2] = _mm512_shuffle_ps(b, d, 0x44);
+    x[3] = _mm512_shuffle_ps(b, d, 0xee);
+  }
+  // Writes the 128-bit parts k of x[0] to x[3] beside each other at p + k * stride.
+  static void store_parts(const F* x, float* p, int64_t stride) {
+    const F a = _mm512_shuffle_f32x4(x[0], x[1], 0x44), b = _mm512_shuffle_f32x4(x[0], x[1], 0xee);
+    const F c = _mm512_shuffle_f32x4(x[2], x[3], 0x44), d = _mm512_shuffle_f32x4(x[2], x[3], 0xee);
+    store(p, _mm512_shuffle_f32x4(a, c, 0x88));
+    store(p + stride, _mm512_shuffle_f32x4(a, c, 0xdd));
+    store(p + 2 * stride, _mm512_shuffle_f32x4(b, d, 0x88));
+    store(p + 3 * stride, _mm512_shuffle_f32x4(b, d, 0xdd));
+  }
 
   // Writes the transpose of the block of n x m floats (n, m <= 16) at `from` as m rows of 16 floats, zero
   // past n.

@@ -23,12 +23,12 @@ struct Band {
   RowCodec codec;              // of the rows that are held or, from cores, rebuilt
   const std::byte* rows = {};  // kDram: [num_rows, codec.row_bytes()], owned by whoever added the band
   std::unique_ptr<const TtCores> cores = {};  // kTt
+  std::uint64_t number = 0;                   // kTt, kSsd: among the bands of this kind in the store
 
   // kSsd
   std::unique_ptr<const PageFile> file = {};
   PageGeometry geometry = {};
   PageOwner owner = {};
-  std::uint64_t number = 0;  // among all SSD bands of the store
 };
 
 struct Table {
@@ -37,7 +37,7 @@ struct Table {
   bool mean;
   std::vector<Band> bands;
   bool closed = false;  // has its last band: every id is found
-  bool has_ssd = false;
+  bool has_tt = false, has_ssd = false;
   // What pooling reads: the codec of the bands where they agree. Else rows of other codecs, as those of
   // cores, are first made fp32 in working memory: `staged`.
   RowCodec codec = {};

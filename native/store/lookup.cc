@@ -61,26 +61,34 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
 
 }  // namespace
 
-Lookup::Lookup(ThreadPool& threads)
-    : threads_(threads), workers_(static_cast<std::size_t>(threads.num_threads())) {}
+Lookup::Lookup(ThreadPool& threads) : tt_(arena_) { use(threads); }
+
+void Lookup::use(ThreadPool& threads) {
+  threads_ = &threads;
+  const int count = threads.num_threads();
+  if (workers_.size() < static_cast<std::size_t>(count)) workers_.resize(static_cast<std::size_t>(count));
+  tt_.use(count);
+}
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
   if (table.whole() != nullptr) return 0;
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
   std::int64_t bytes = sizeof(const void*);
   if (table.staged) bytes += row_bytes;
+  if (table.has_tt) bytes += TtRows::kLookupBytes;
   // The look-up is held by a worker and by the call, and its page has an entry in each list.
   if (table.has_ssd) bytes += row_bytes + 2 * sizeof(WantedRow) + 64;
   return bytes;
 }
 
 void Lookup::prepare(std::vector<Segment>& segments) {
-  std::int64_t lookups = 0, pointers = 0, work = 0, staged_floats = 0;
+  std::int64_t lookups = 0, pointers = 0, work = 0, tt_lookups = 0, staged_floats = 0;
   for (Segment& segment : segments) {
     segment.base = pointers;
     lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
     if (segment.table->whole() == nullptr) pointers += segment.num_ids;
+    if (segment.table->has_tt) tt_lookups += segment.num_ids;
     if (segment.table->staged) staged_floats += segment.num_ids * segment.table->dim;
   }
   alone_ = work <= kAlone;
@@ -99,12 +107,17 @@ void Lookup::prepare(std::vector<Segment>& segments) {
     if (segment.table->has_ssd) ssd_units_ = num_units_;
   }
   if (rows_.size() < static_cast<std::size_t>(pointers)) rows_.resize(static_cast<std::size_t>(pointers));
-  const std::size_t staged_bytes = static_cast<std::size_t>(staged_floats) * sizeof(float);
-  if (arena_.size() < staged_bytes) {
-    arena_ = AlignedBuffer();  // not both at once
-    arena_ = AlignedBuffer(staged_bytes + staged_bytes / 2);
+  arena_.begin(staged_floats);
+  tt_.begin(tt_lookups);
+  for (const Segment& segment : segments) {
+    if (!segment.table->has_tt) continue;
+    float* out = segment.offsets == nullptr ? segment.out : nullptr;
+    for (const Band& band : segment.table->bands) {
+      if (band.kind != Band::Kind::kTt) continue;
+      tt_.expect(band.number, *band.cores, segment.num_ids, rows_.data() + segment.base, out,
+                 segment.out_stride);
+    }
   }
-  arena_used_.store(0, std::memory_order_relaxed);
   for (Worker& worker : workers_) {
     worker.wanted.clear();
     worker.dram_rows = worker.tt_rows = 0;
@@ -113,13 +126,10 @@ void Lookup::prepare(std::vector<Segment>& segments) {
   num_lookups_ = lookups;
 }
 
-float* Lookup::stage(const Table& table, std::int64_t n) {
-  return arena_.as<float>() + arena_used_.fetch_add(n * table.dim, std::memory_order_relaxed);
-}
-
-void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
+void Lookup::resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                           Worker& worker) {
-  const std::int64_t dim = table.dim;
+  const Table& table = *segment.table;
+  const std::int64_t dim = table.dim, base = segment.base + first;
   switch (band.kind) {
     case Band::Kind::kDram: {
       const std::int64_t row_bytes = band.codec.row_bytes();
@@ -131,22 +141,18 @@ void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t bas
         break;
       }
       for (std::int64_t i = 0; i < found; ++i) worker.encoded[i] = band.rows + worker.slots[i] * row_bytes;
-      float* target = stage(table, found);
+      float* target = arena_.take(found * dim);
       kernels().decode_rows(band.codec, worker.encoded, found, target, dim);
       for (std::int64_t i = 0; i < found; ++i) {
         rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
       }
       break;
     }
-    case Band::Kind::kTt: {
-      float* target = stage(table, found);
-      kernels().tt_rows(*band.cores, worker.slots, found, target);
-      for (std::int64_t i = 0; i < found; ++i) {
-        rows_[static_cast<std::size_t>(base + worker.found[i])] = target + i * dim;
-      }
+    case Band::Kind::kTt:
+      tt_.add(static_cast<int>(&worker - workers_.data()), band.number, worker.slots, first, worker.found,
+              found);
       worker.tt_rows += found;
       break;
-    }
     case Band::Kind::kSsd:
       for (std::int64_t i = 0; i < found; ++i) {
         worker.wanted.emplace_back(band.number, worker.slots[i], base + worker.found[i]);
@@ -159,7 +165,6 @@ void Lookup::resolve_band(const Table& table, const Band& band, std::int64_t bas
 void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker) {
   const Table& table = *segment.table;
   const std::int64_t* ids = segment.ids + segment.first_id + first;
-  const std::int64_t base = segment.base + first;
   check_ids(segment, first, count);
   for (std::int64_t i = 0; i < count; ++i) worker.open[i] = static_cast<std::int32_t>(i);
   std::int64_t open = count;
@@ -167,21 +172,21 @@ void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t co
     const std::int64_t found = std::visit(
         [&](const auto& index) { return split(index, ids, worker.open, open, worker.found, worker.slots); },
         band.index);
-    if (found > 0) resolve_band(table, band, base, found, worker);
+    if (found > 0) resolve_band(segment, band, first, found, worker);
     if (open == 0) break;
   }
 }
 
-void Lookup::decode_fetched(const std::vector<Segment>& segments) {
+void Lookup::decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd) {
   for (const WantedRow& wanted : wanted_) {
-    const RowCodec& codec = ssd_.band(wanted).codec;
+    const RowCodec& codec = ssd.bands[WantedRow::band_of(wanted.key)]->codec;
     const auto segment =
         std::upper_bound(segments.begin(), segments.end(), wanted.position,
                          [](std::int64_t position, const Segment& s) { return position < s.base; }) -
         1;
     const Table& table = *segment->table;
     if (codec == table.codec) continue;
-    float* target = stage(table, 1);
+    float* target = arena_.take(table.dim);
     const void*& row = rows_[static_cast<std::size_t>(wanted.position)];
     kernels().decode_rows(codec, &row, 1, target, table.dim);
     row = target;
@@ -201,7 +206,19 @@ void Lookup::pool(const Segment& segment, std::int64_t first, std::int64_t last)
                         segment.out_stride);
     return;
   }
-  kernels().decode_rows(codec, rows_.data() + segment.base + first, last - first, out, segment.out_stride);
+  const void* const* rows = rows_.data() + segment.base + first;
+  if (!segment.table->has_tt || !tt_.grouped()) {
+    kernels().decode_rows(codec, rows, last - first, out, segment.out_stride);
+    return;
+  }
+  for (std::int64_t i = 0; i < last - first; ++i, out += segment.out_stride) {  // some stand in their place
+    if (rows[i] != out) kernels().decode_rows(codec, rows + i, 1, out, segment.out_stride);
+  }
+}
+
+void Lookup::pool_unit(const Segment& segment, std::int64_t unit) {
+  const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
+  pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
 }
 
 // Samples [first, last) of a table that is one array: look-ups [begin, end) of the segment.
@@ -248,7 +265,11 @@ void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker)
     return;
   }
   for (; begin < end; begin += kPiece) resolve(segment, begin, std::min(kPiece, end - begin), worker);
-  if (!segment.table->has_ssd) pool(segment, first, last);
+  if (!waits(segment)) pool(segment, first, last);
+}
+
+bool Lookup::waits(const Segment& segment) const {
+  return segment.table->has_ssd || (segment.table->has_tt && tt_.grouped());
 }
 
 template <typename Body>
@@ -269,7 +290,7 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
   if (alone_) {
     run(0, last - first, 0);
   } else {
-    threads_.parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
+    threads_->parallel_for(last - first, 1, std::cref(run));  // cref: std::function then allocates nothing
   }
 }
 
@@ -289,19 +310,34 @@ void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* re
                     run_unit(segment, unit, worker);
                     if (&worker == workers_.data()) ssd_.poll();  // the reader belongs to the calling thread
                   });
+    if (tt_.grouped()) rebuild(segments);
   } catch (...) {
     ssd_.abandon();
     throw;
   }
 }
 
-LookupCounts Lookup::finish(const std::vector<Segment>& segments) {
-  ssd_.finish();
-  decode_fetched(segments);
-  for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
-    const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
-    pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
+void Lookup::rebuild(const std::vector<Segment>& segments) {
+  const auto parts = [this](std::int64_t begin, std::int64_t end, int thread) {
+    for (std::int64_t part = begin; part < end; ++part) {
+      tt_.rebuild(thread, part);
+      if (thread == 0) ssd_.poll();
+    }
+  };
+  threads_->parallel_for(tt_.num_parts(), 1, std::cref(parts));
+  for_each_unit(segments, ssd_units_, num_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
+    if (waits(segment)) pool_unit(segment, unit);
   });
+}
+
+LookupCounts Lookup::finish(const std::vector<Segment>& segments, const SsdBands& ssd) {
+  ssd_.finish();
+  const bool staged = std::any_of(segments.begin(), segments.end(), [](const Segment& segment) {
+    return segment.table->has_ssd && segment.table->staged;
+  });
+  if (staged) decode_fetched(segments, ssd);
+  for_each_unit(segments, 0, ssd_units_,
+                [this](const Segment& segment, std::int64_t unit, Worker&) { pool_unit(segment, unit); });
   LookupCounts counts;
   counts.lookups = num_lookups_;
   for (const Worker& worker : workers_) {

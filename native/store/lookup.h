@@ -2,14 +2,14 @@
 // copied.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
-#include "base/aligned_buffer.h"
+#include "base/arena.h"
 #include "base/thread_pool.h"
 #include "store/band.h"
 #include "store/ssd_rows.h"
+#include "store/tt_rows.h"
 
 namespace screc {
 
@@ -42,6 +42,9 @@ class Lookup {
  public:
   explicit Lookup(ThreadPool& threads);
 
+  // The threads that share the work from now on; they must outlive the look-ups.
+  void use(ThreadPool& threads);
+
   // Starts to read the rows that stand on SSD, then does all work that does not need them while they come.
   // Segments of tables with SSD bands go first; they and the reader must stay until finish() or abandon(),
   // one of which must follow; `reader` may be null when no table has an SSD band. Throws
@@ -50,7 +53,7 @@ class Lookup {
   // Lets the reads go on, without waiting.
   void poll() { ssd_.poll(); }
   // Waits for the rows and pools them. Throws IoError from the drive; `out` is then undefined.
-  LookupCounts finish(const std::vector<Segment>& segments);
+  LookupCounts finish(const std::vector<Segment>& segments, const SsdBands& ssd);
   // Gives the look-up up; waits for reads in flight.
   void abandon() noexcept { ssd_.abandon(); }
 
@@ -68,28 +71,31 @@ class Lookup {
   };
 
   void prepare(std::vector<Segment>& segments);
-  // Resolves the unit's look-ups, and pools them unless rows are still to come from SSD.
+  // Rows of the segment are still to come when its look-ups are resolved.
+  bool waits(const Segment& segment) const;
+  // Resolves the unit's look-ups, and pools them unless they wait.
   void run_unit(const Segment& segment, std::int64_t unit, Worker& worker);
   void run_whole(const Segment& segment, std::int64_t first, std::int64_t last, std::int64_t begin,
                  std::int64_t end, Worker& worker);
   static void prefetch_rows(const std::vector<Segment>& segments);
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
-  void resolve_band(const Table& table, const Band& band, std::int64_t base, std::int64_t found,
+  void resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                     Worker& worker);
-  // Room for n rows of the table as fp32.
-  float* stage(const Table& table, std::int64_t n);
+  // Rebuilds the rows of cores that wait, and pools the segments that wait for nothing else.
+  void rebuild(const std::vector<Segment>& segments);
   // Makes the rows fetched from SSD what their tables pool.
-  void decode_fetched(const std::vector<Segment>& segments);
+  void decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd);
+  void pool_unit(const Segment& segment, std::int64_t unit);
   void pool(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
   template <typename Body>
   void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
                      const Body& body);
 
-  ThreadPool& threads_;
+  ThreadPool* threads_ = nullptr;
   std::vector<Worker> workers_;
   std::vector<const void*> rows_;  // row of every look-up of the call, in its table's codec
-  AlignedBuffer arena_;            // rows rebuilt from cores or decoded
-  std::atomic<std::int64_t> arena_used_{0};
+  Arena arena_;                    // rows rebuilt from cores or decoded
+  TtRows tt_;
   std::vector<WantedRow> wanted_;
   SsdRows ssd_;
   std::int64_t num_units_ = 0;

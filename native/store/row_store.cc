@@ -168,7 +168,10 @@ void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, cons
   const int64_t bytes = copy->num_parameters() * static_cast<int64_t>(sizeof(float));
   Band band{Band::Kind::kTt, index, expected, {RowFormat::kFp32, owner.dim}};
   band.cores = std::move(copy);
+  band.number = num_tt_bands_;
   append(table, std::move(band), bytes);
+  ++num_tt_bands_;
+  owner.has_tt = true;
   owner.weight = std::max(owner.weight, 1 + rebuild_flops(cores) / 2000);
 }
 
@@ -230,6 +233,11 @@ void RowStore::make_cache() {
 int RowStore::num_tables() const {
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return static_cast<int>(tables_.size());
+}
+
+bool RowStore::reads_ssd() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return !ssd_.bands.empty();
 }
 
 int64_t RowStore::num_embeddings(int table) const {
@@ -344,7 +352,7 @@ void RowStore::begin_part(LookupContext& context) {
 }
 
 void RowStore::finish_part(LookupContext& context) {
-  count(context.lookup.finish(context.segments));
+  count(context.lookup.finish(context.segments, ssd_));
   context.first += context.part;
   context.count -= context.part;
   context.out += context.part * context.sample_stride;
@@ -354,6 +362,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
                       int64_t sample_stride) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads_);
   set_up(*context, request, first, count, out, sample_stride);
   while (context->count > 0) {
     begin_part(*context);
@@ -363,8 +372,14 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
 
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
                        int64_t sample_stride) {
+  return begin(request, first, count, out, sample_stride, threads_);
+}
+
+Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                       int64_t sample_stride, ThreadPool& threads) {
   InUse context(contexts_, true);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads);
   set_up(*context, request, first, count, out, sample_stride);
   begin_part(*context);
   return Ticket(*this, context.keep());
@@ -406,6 +421,7 @@ void Ticket::finish() {
 void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use(threads_);
   const Table& table = checked_table(number);
   check_closed(number);
   const int64_t most = kScratchBytes / std::max<int64_t>(1, Lookup::scratch_bytes(table));
@@ -415,7 +431,7 @@ void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
     context->segments.push_back(
         {&table, number, ids, nullptr, first, part, part, out + first * table.dim, table.dim});
     context->lookup.begin(context->segments, ssd_, reader_of(*context));
-    count(context->lookup.finish(context->segments));
+    count(context->lookup.finish(context->segments, ssd_));
   }
 }
 

@@ -89,6 +89,7 @@ class RowStore {  // all methods are thread-safe
   Strategy strategy(int table) const;
 
   int num_tables() const;
+  bool reads_ssd() const;  // some band lives there
   int64_t num_embeddings(int table) const;
   int64_t embedding_dim(int table) const;
   int64_t total_dim() const;                  // sum over the tables
@@ -105,6 +106,9 @@ class RowStore {  // all methods are thread-safe
   // Ticket::finish.) At most LookupContexts::kMost tickets and calls can be in flight: throws
   // std::runtime_error when tickets alone are as many.
   Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
+  // The same on other threads than threads(); they must stay as the store must.
+  Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride,
+               ThreadPool& threads);
   // Rows ids[0..n) of one table into out [n, dim].
   void gather(int table, const int64_t* ids, int64_t n, float* out);
 
@@ -140,6 +144,7 @@ class RowStore {  // all methods are thread-safe
   std::vector<std::unique_ptr<Table>> tables_;
   StrategyArrays strategy_arrays_;
   SsdBands ssd_;
+  std::uint64_t num_tt_bands_ = 0;
   LookupContexts contexts_;
 
   // Statistics do not wait for look-ups.

@@ -59,7 +59,6 @@ class SsdRows final : private PageSink {
 
   // Of the last begin() and finish().
   const SsdCounts& counts() const { return counts_; }
-  const Band& band(const WantedRow& wanted) const { return *ssd_->bands[WantedRow::band_of(wanted.key)]; }
 
  private:
   struct Row {

@@ -44,8 +44,9 @@ class TableStrategy {
 
  private:
   friend class StrategyArrays;
+  // A pool of more threads than the store's own lends its threads the first copy.
   const RowArray& array(int thread) const {
-    return arrays_[arrays_.size() == 1 ? 0 : static_cast<size_t>(thread)];
+    return arrays_[static_cast<size_t>(thread) < arrays_.size() ? static_cast<size_t>(thread) : 0];
   }
 
   Strategy strategy_ = Strategy::kGather;

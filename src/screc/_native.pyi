@@ -60,8 +60,8 @@ class Linear:
 
     weight float32 [out, in], bias float32 [out]; both are copied. An int8 layer needs range, float32
     [2, in]: the least and the largest value of each input, with 0 between them; values outside are
-    clamped. ValueError for weights or ranges that are not finite. extensions=False does without VNNI
-    and BF16 instructions.
+    clamped. ValueError for weights or ranges that are not finite. For tests, extensions=False does without
+    VNNI and BF16 instructions, and isa 'amx-emulated' runs AMX's kernels on tiles in plain C++.
     """
 
     def __init__(self, weight: Annotated[NDArray, dict(device='cpu', writable=False)], bias: Annotated[NDArray, dict(device='cpu', writable=False)], precision: str = 'fp32', range: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, isa: str | None = None, extensions: bool = True) -> None: ...
@@ -364,6 +364,20 @@ def build_hash_index(ids: Annotated[NDArray, dict(device='cpu', writable=False)]
     keys_out (int64 [c], c > n) and slots_out (uint32 [c]).
     """
 
+class Submitted:
+    """A batch that an Engine works on; see Engine.submit."""
+
+    def __init__(self, engine: Engine, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Begins the look-ups of a batch (arguments as Engine.predict takes them), which must not change until it is
+        collected.
+        """
+
+    def collect(self) -> None:
+        """
+        Returns when the predictions are in out. Raises as Engine.predict does. A second call does nothing.
+        """
+
 class Engine:
     """
     Runs a DLRM (arXiv 1906.00091) over the tables of a RowStore.
@@ -382,6 +396,16 @@ class Engine:
         dense float32 [B, num_dense], ids int64 [nnz], offsets int64 [T * B + 1], table-major. ValueError for
         a dense value that is not finite, and for bad offsets and ids. Calls from several threads take turns.
         """
+
+    def set_roles(self, memory: int, compute: int) -> None:
+        """
+        Threads that look up and threads that compute; 0 and 0: every thread does both. RuntimeError while batches
+        are submitted and not collected.
+        """
+
+    @property
+    def roles(self) -> tuple[int, int]:
+        """(memory, compute) threads; (0, 0) when every thread does both."""
 
     def layer_inputs(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], layer: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """

@@ -317,6 +317,7 @@ def plan(
     max_tt_share: Annotated[float, typer.Option(help="Largest share of look-ups that TT may answer.")] = 0.05,
     tt: Annotated[bool, typer.Option("--tt/--no-tt", help="Whether rows may become tensor trains.")] = True,
     ssd: Annotated[bool, typer.Option("--ssd/--no-ssd", help="Whether rows may live on SSD.")] = True,
+    row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -353,6 +354,7 @@ def plan(
             dense_flops=2 * sum(w.size for w in checkpoint.dense().values() if w.ndim == 2)
             if checkpoint
             else 0,
+            row_cache_bytes=parse_bytes(row_cache, whole=whole),
             time_limit=time_limit,
         )
     made.save(out)
@@ -452,7 +454,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Samples per call of the engine.")] = 2048,
     threads: Threads = 0,
     io: Io = "auto",
-    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 256,
     on_error: BadLines = OnError.RAISE,
     as_json: Json = False,
 ) -> None:
@@ -481,7 +483,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 3.0,
     threads: Threads = 0,
     io: Io = "auto",
-    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 64,
+    queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 256,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact's speed on this host."""

@@ -23,6 +23,7 @@ from screc.serving import Engine
 from screc.storage import (
     Artifact,
     Band,
+    Checkpoint,
     RowStore,
     TableLayout,
     TtShape,
@@ -113,6 +114,56 @@ def only(batch: Batch, ids: np.ndarray) -> Batch:
     size = len(ids)
     offsets = np.minimum(np.arange(2 * size + 1), size)
     return Batch(dense=batch.dense[:size], ids=ids.astype(np.int64), offsets=offsets.astype(np.int64))
+
+
+# ------------------------------------------------------------------------------------------------- row cache
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A plan as packing sees it: the bands a checkpoint was trained in, and a row cache."""
+
+    layouts: tuple[TableLayout, ...]
+    row_cache_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"options": {"row_cache_bytes": self.row_cache_bytes}}
+
+
+def test_the_engine_makes_the_row_cache_of_the_plan_and_answers_the_same(
+    served: Served, tmp_path: Path
+) -> None:
+    checkpoint = served.path.parent / "checkpoint"
+    layouts = tuple(table.layout for table in Checkpoint.open(checkpoint).tables)
+    pack(checkpoint, None, Placed(layouts, 60_000), tmp_path / "planned")
+    whole = Engine.open(served.path, threads=1)
+    assert whole.stats().cache_bytes == 0
+    planned = Engine.open(tmp_path / "planned", threads=1)
+    assert 50_000 < planned.stats().cache_bytes <= 60_000
+    assert Engine.open(tmp_path / "planned", cache_bytes=0).stats().cache_bytes == 0
+    assert Engine.open(served.path, cache_bytes=20_000).stats().cache_bytes > 15_000
+    want = whole.predict(served.batch)
+    for _ in range(3):
+        np.testing.assert_array_equal(planned.predict(served.batch), want)
+    assert planned.stats().cache_hits > 0
+    assert planned.stats().pages_read < 3 * whole.stats().pages_read
+
+
+def test_prefetched_look_ups_are_look_ups(served: Served) -> None:
+    store = RowStore.open(served.path, cache_bytes=50_000)
+    batch, size = served.batch, len(served.batch.dense)
+    want = store.lookup(batch.ids, batch.offsets, size)
+    out = np.empty_like(want)
+    tickets = [
+        store.prefetch(batch.ids, batch.offsets, size),
+        store.prefetch(batch.ids, batch.offsets, size, out),
+    ]
+    tickets[0].poll()
+    assert tickets[1].finish() is out
+    np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(tickets[0].finish(), want)
+    with pytest.raises(RuntimeError, match="finished already"):
+        tickets[0].finish()
 
 
 # ---------------------------------------------------------------------------------------------------- damage

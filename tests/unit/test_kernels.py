@@ -107,7 +107,7 @@ def test_tt_rows(isa, data, seed):
     small = st.integers(1, {2: 24, 3: 9, 4: 5}[num])
     rows = data.draw(st.lists(st.integers(1, 5), min_size=num, max_size=num))
     columns = data.draw(st.lists(small, min_size=num, max_size=num))
-    ranks = data.draw(st.lists(st.integers(1, 35), min_size=num - 1, max_size=num - 1))
+    ranks = data.draw(st.lists(st.integers(1, 70), min_size=num - 1, max_size=num - 1))
     cores = random_cores(rows, columns, ranks, seed)
     ids = np.random.default_rng(seed).integers(0, math.prod(rows), 17)
     if data.draw(st.booleans()):
@@ -119,20 +119,41 @@ def test_tt_rows(isa, data, seed):
     assert (guard == 7).all()
 
 
+TT_COLUMNS = [(4, 4, 4), (2, 2, 4), (4, 4, 8), (2, 4, 4), (4, 8, 8), (8, 16), (16, 4), (16, 16), (8, 8)]
+TT_COLUMNS += [
+    (4, 4, 4, 4),
+    (2, 2, 2, 2),
+    (2, 2, 4, 8),
+    (12, 2, 4),
+    (2, 8, 8),
+    (5, 4, 4),
+    (4, 5, 4),
+    (4, 4, 5),
+]
+
+
 @each_isa
-@pytest.mark.parametrize(
-    ("columns", "rank"),
-    [((4, 4, 4), 16), ((4, 4, 4), 8), ((2, 2, 4), 16), ((2, 2, 4), 32), ((4, 4, 8), 8), ((8, 16), 24)],
-)
+@pytest.mark.parametrize("columns", TT_COLUMNS)
+@pytest.mark.parametrize("rank", [4, 8, 13, 16, 32, 64])
 def test_tt_rows_of_common_shapes(isa, columns, rank):
-    cores = random_cores([7] * len(columns), columns, [rank] * (len(columns) - 1))
-    ids = np.random.default_rng(1).integers(0, 7 ** len(columns), 500)
-    out = np.empty((500, math.prod(columns)), np.float32)
-    _native.tt_rows(cores, ids, out, pool=_native.ThreadPool(2), isa=isa)
+    """Sorted slots share their prefix's work, several at a time; the result is that of each alone."""
+    ranks = [rank + k for k in range(len(columns) - 1)] if rank == 13 else [rank] * (len(columns) - 1)
+    cores = random_cores([7] * len(columns), columns, ranks)
+    ids = np.random.default_rng(1).integers(0, 7 ** len(columns), 200)
+    ids = np.concatenate([ids, np.sort(ids), np.arange(14)])
+    out, guard = guarded(len(ids), math.prod(columns))
+    _native.tt_rows(cores, ids, out, isa=isa)
+    expected = tt_oracle(cores, ids)
     magnitude = tt_oracle([np.abs(core) for core in cores], ids)
-    close(out, tt_oracle(cores, ids), magnitude, 2 * rank + 3)
+    close(out, expected, magnitude, sum(ranks) + len(columns))
+    error = np.linalg.norm(out - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert error.max() < 1e-6
+    assert (guard == 7).all()
+    pooled = np.empty_like(out)
+    _native.tt_rows(cores, ids, pooled, pool=_native.ThreadPool(2), isa=isa)
+    assert np.array_equal(pooled, out)
     alone = np.empty((1, out.shape[1]), np.float32)
-    for k in (0, 13, 499):
+    for k in (*range(0, 200, 17), *range(200, 230), len(ids) - 1):
         _native.tt_rows(cores, ids[k : k + 1], alone, isa=isa)
         assert np.array_equal(alone[0], out[k])
 

@@ -138,6 +138,31 @@ def test_without_ssd_the_smallest_budget_is_named_and_works(tt: bool) -> None:
         make_plan(SMALL, 16, SYSTEM, dram_bytes=smallest - 1, ssd=False, tt=tt)
 
 
+def test_a_row_cache_takes_its_bytes_from_the_budget() -> None:
+    budget, cache = DENSE_BYTES // 2, DENSE_BYTES // 5
+    plan = make_plan(SMALL, 16, SYSTEM, dram_bytes=budget, row_cache_bytes=cache, tt=False)
+    assert plan.options.row_cache_bytes == cache
+    assert plan.budget.dram_bytes == budget
+    assert plan.predicted.dram_bytes <= budget - cache
+    without = make_plan(SMALL, 16, SYSTEM, dram_bytes=budget - cache, tt=False)
+    assert plan.layouts == without.layouts
+    check_plan(plan, SMALL)
+    options = plan.options.model_copy(update={"row_cache_bytes": budget - plan.predicted.dram_bytes + 1})
+    with pytest.raises(
+        PlanError, match=rf"the budget is \d+ beside the row cache's {options.row_cache_bytes}"
+    ):
+        check_plan(plan.model_copy(update={"options": options}), SMALL)
+    # Without an SSD all rows have to fit beside it.
+    with pytest.raises(InfeasibleBudget, match=rf"keep less than {cache} bytes for the row cache") as caught:
+        make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, row_cache_bytes=cache, ssd=False, tt=False)
+    assert caught.value.smallest_dram_bytes == DENSE_BYTES + cache
+    for wrong in (-1, budget + 1):
+        with pytest.raises(
+            ValueError, match=rf"row_cache_bytes must be from 0 to .* of {budget} .*, got {wrong}"
+        ):
+            make_plan(SMALL, 16, SYSTEM, dram_bytes=budget, row_cache_bytes=wrong)
+
+
 def test_the_tt_share_named_as_a_remedy_works() -> None:
     options = {"dram_fraction": 0.1, "ssd": False}
     with pytest.raises(InfeasibleBudget) as caught:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from screc import _native
 
-# With and without the optional instructions of AVX-512.
+# With and without the optional instructions of AVX-512, and AMX also where the machine has none.
 VARIANTS = [(isa, True) for isa in _native.supported_isas()]
-VARIANTS += [("avx512", False)] if "avx512" in _native.supported_isas() else []
+VARIANTS += [("avx512", False), ("amx-emulated", True)] if "avx512" in _native.supported_isas() else []
 each_variant = pytest.mark.parametrize(("isa", "extensions"), VARIANTS)
 few = settings(max_examples=25, deadline=None)
 

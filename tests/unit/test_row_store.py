@@ -233,6 +233,78 @@ def test_rows_from_cores(tmp_path: Path, num_cores: int, dim: int) -> None:
     assert store.stats().tt_rows == 2000
 
 
+def alone(store: _native.RowStore, table: int, ids: np.ndarray, dim: int) -> np.ndarray:
+    """The rows of ids, each asked for in a call of its own."""
+    rows = np.full((len(ids), dim), np.nan, dtype=np.float32)
+    for i in range(len(ids)):
+        store.gather(table, ids[i : i + 1], rows[i : i + 1])
+    return rows
+
+
+@pytest.mark.parametrize("rows", [(216, 216, 216), (90, 4000), (30, 20, 10, 25), (1, 99991, 3), (2**11,) * 3])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_from_cores_are_the_same_in_large_calls(rows: tuple[int, ...], threads: int) -> None:
+    """Large calls sort their look-ups and rebuild each row once; a row's bits do not depend on it."""
+    columns = {2: (4, 4), 3: (4, 4, 4), 4: (2, 2, 2, 2)}[len(rows)]
+    size, dim = int(np.prod(rows)), int(np.prod(columns))
+    shape = TtShape(row_factors=rows, col_factors=columns, ranks=(1, *(len(rows) - 1) * (5,), 1))
+    cores = make_cores(shape, 0)
+    store = _native.RowStore(threads=threads)
+    table = store.add_table(size, dim)
+    store.add_tt_band(table, cores)
+    generator = np.random.default_rng(1)
+    hot = np.minimum(generator.zipf(1.3, 30_000), 10**6) * 7919 % size
+    cold = np.concatenate([generator.integers(0, size, 10_000), [0, size - 1]])
+    ids = generator.permutation(np.concatenate([hot, cold]))
+    some = generator.permutation(len(ids))[:50]
+    want = alone(store, table, ids[some], dim)
+    np.testing.assert_allclose(want, rebuilt(cores, ids[some]), rtol=1e-5, atol=1e-6)
+    distinct, inverse = np.unique(ids, return_inverse=True)
+    assert len(distinct) < len(ids) / 2
+    whole = gather(store, table, distinct, dim)
+    np.testing.assert_allclose(whole, rebuilt(cores, distinct), rtol=1e-5, atol=1e-5)
+    # From a few look-ups, rebuilt where they are found, to outputs that are written past the caches.
+    for count in (1, 255, 256, 1000, 5000, len(ids)):
+        np.testing.assert_array_equal(gather(store, table, ids[:count], dim), whole[inverse[:count]])
+    np.testing.assert_array_equal(whole[inverse[some]], want)
+    bags = np.arange(len(ids) + 1)
+    pooled = np.full((len(ids), dim), np.nan, dtype=np.float32)
+    store.lookup(ids, bags, len(ids), pooled)
+    np.testing.assert_array_equal(pooled, whole[inverse])
+    assert store.stats().tt_rows == store.stats().lookups
+
+
+def test_large_outputs_of_cores_at_any_address(tmp_path: Path) -> None:
+    """Rows that are not whole cache lines, and tables whose other rows stand elsewhere."""
+    for dim in (64, 60):
+        for kinds in ("t", "dts"):
+            store, expected = _native.RowStore(threads=2), Expected()
+            add_three_bands(store, expected, tmp_path, num_embeddings=3000, dim=dim, kinds=kinds)
+            ids = np.random.default_rng(0).integers(0, 3000, 40_000)
+            once = gather(store, 0, np.arange(3000), dim)
+            assert_rows(expected, 0, np.arange(3000), once)
+            memory = np.full(len(ids) * dim + 17, np.nan, dtype=np.float32)
+            for offset in (0, 1, 16):
+                out = memory[offset : offset + len(ids) * dim].reshape(-1, dim)
+                store.gather(0, ids, out)
+                np.testing.assert_array_equal(out, once[ids])
+
+
+def test_a_refused_call_leaves_nothing_behind_for_the_next() -> None:
+    shape = TtShape.balanced(5000, 16, 4)
+    store = _native.RowStore(threads=2)
+    table = store.add_table(5000, 16)
+    store.add_tt_band(table, make_cores(shape, 0))
+    ids = np.random.default_rng(0).integers(0, 5000, 20_000)
+    want = gather(store, table, ids, 16)
+    wrong = ids.copy()
+    wrong[15_000] = 5000
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"ids\[15000\] is 5000"):
+            gather(store, table, wrong, 16)
+        np.testing.assert_array_equal(gather(store, table, ids[:3000], 16), want[:3000])
+
+
 @given(
     num_embeddings=st.integers(1, 2000),
     share=st.floats(0, 1),

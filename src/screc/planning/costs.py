@@ -65,7 +65,7 @@ class TableCosts:
     system: SystemSpec
     batch_size: int
     llc_bytes: float
-    queue_depth: int = 64
+    queue_depth: int = 256
 
     @property
     def num_embeddings(self) -> int:

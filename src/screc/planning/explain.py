@@ -82,11 +82,13 @@ def plan_summary(plan: Plan, console: Console) -> None:
             )
     console.print(table)
     used = predicted.dram_bytes / plan.budget.dram_bytes if plan.budget.dram_bytes else 0.0
+    cache = plan.options.row_cache_bytes
     rows = predicted.dram_bytes - predicted.tt_bytes - predicted.index_bytes
     console.print(
         f"DRAM {format_bytes(predicted.dram_bytes)} of {format_bytes(plan.budget.dram_bytes)} ({used:.1%}): "
         f"rows {format_bytes(rows)}, TT cores {format_bytes(predicted.tt_bytes)}, "
-        f"indices {format_bytes(predicted.index_bytes)}",
+        f"indices {format_bytes(predicted.index_bytes)}"
+        + (f"; {format_bytes(cache)} more for the row cache" if cache else ""),
         highlight=False,
     )
     console.print(

@@ -84,7 +84,9 @@ class PlanOptions(Frozen):
     ssd: bool = True
     tt: bool = True
     dense_flops: NonNegativeInt = 0
-    queue_depth: PositiveInt = 64
+    queue_depth: PositiveInt = 256
+    row_cache_bytes: NonNegativeInt = 0
+    """DRAM of the budget that is kept for the cache of rows on SSD."""
     time_limit: float = Field(default=60.0, gt=0)
     mip_gap: float = Field(default=1e-4, ge=0, lt=1)
 
@@ -163,14 +165,16 @@ def check_plan(plan: Plan, statistics: AccessStatistics) -> None:
             raise PlanError(f"table {layout.table}: {covered} of {table.num_embeddings} rows are in a band")
     dram = sum(layout.dram_bytes for layout in plan.layouts)
     ssd = sum(layout.ssd_bytes for layout in plan.layouts)
+    cache = plan.options.row_cache_bytes
     for memory, used, predicted, limit in (
-        ("DRAM", dram, plan.predicted.dram_bytes, plan.budget.dram_bytes),
+        ("DRAM", dram, plan.predicted.dram_bytes, plan.budget.dram_bytes - cache),
         ("SSD", ssd, plan.predicted.ssd_bytes, plan.budget.ssd_bytes),
     ):
         if used != predicted:
             raise PlanError(f"the layouts take {used} bytes of {memory}, the plan predicts {predicted}")
         if used > limit:
-            raise PlanError(f"the layouts take {used} bytes of {memory}, the budget is {limit}")
+            beside = f" beside the row cache's {cache}" if memory == "DRAM" and cache else ""
+            raise PlanError(f"the layouts take {used} bytes of {memory}, the budget is {limit}{beside}")
     if lookups and in_tt / lookups > plan.budget.max_tt_share + 1e-6:
         raise PlanError(
             f"TT bands answer {in_tt / lookups:.4f} of the look-ups, at most {plan.budget.max_tt_share} may"

@@ -57,7 +57,8 @@ def make_plan(
     ssd: bool = True,
     tt: bool = True,
     dense_flops: int = 0,
-    queue_depth: int = 64,
+    queue_depth: int = 256,
+    row_cache_bytes: int = 0,
     time_limit: float = 60.0,
     mip_gap: float = 1e-4,
 ) -> Plan:
@@ -67,7 +68,7 @@ def make_plan(
         statistics: access counts of every table.
         dims: embedding dimension of all tables, or by table name.
         system: rates of the host that will serve.
-        dram_bytes: DRAM for rows, cores and indices of all tables.
+        dram_bytes: DRAM for rows, cores and indices of all tables, and the row cache.
         dram_fraction: the same as a fraction of all rows in float32; give one of the two.
         batch_size: samples per batch that will be served.
         tt_ranks: TT ranks to choose from.
@@ -78,6 +79,8 @@ def make_plan(
         tt: whether TT bands may be used.
         dense_flops: float operations per sample of the MLPs; adds the same time to every plan.
         queue_depth: SSD reads kept in flight when serving.
+        row_cache_bytes: DRAM of the budget that is kept for a cache of rows on SSD; the engine makes it this
+            large. Predictions do not count on its hits.
         time_limit: seconds for the solver; past it the best plan found is returned with its gap.
         mip_gap: relative optimality gap at which the solver may stop.
 
@@ -102,6 +105,11 @@ def make_plan(
     for field, value in (("batch_size", batch_size), ("queue_depth", queue_depth)):
         if value < 1:
             raise ValueError(f"{field} must be at least 1, got {value}")
+    if not 0 <= row_cache_bytes <= budget.dram_bytes:
+        raise ValueError(
+            f"row_cache_bytes must be from 0 to the DRAM budget of {budget.dram_bytes} bytes, "
+            f"got {row_cache_bytes}"
+        )
     if dense_flops < 0:
         raise ValueError(f"dense_flops must not be negative, got {dense_flops}")
     if time_limit <= 0:
@@ -113,6 +121,7 @@ def make_plan(
         tt=tt,
         dense_flops=dense_flops,
         queue_depth=queue_depth,
+        row_cache_bytes=int(row_cache_bytes),
         time_limit=time_limit,
         mip_gap=mip_gap,
     )
@@ -209,21 +218,21 @@ class _Problem:
             return self._choose(
                 self.seconds,
                 [self.dram, self.ssd, self.tt],
-                [budget.dram_bytes, budget.ssd_bytes, share],
+                [budget.dram_bytes - self._options.row_cache_bytes, budget.ssd_bytes, share],
                 gap=self._options.mip_gap,
             )
         except Infeasible as error:
             raise self._refusal(budget) from error
 
     def smallest_dram(self, budget: Budget) -> tuple[int, bool]:
-        """The least DRAM bytes of any choice within the other limits, and whether that is proven."""
+        """The least DRAM budget of any choice within the other limits, and whether that is proven."""
         limits = [budget.ssd_bytes, _share_limit(budget.max_tt_share)]
         choice = self._choose(self.dram, [self.ssd, self.tt], limits, gap=0.0)
-        return round(choice.cost), choice.status != "time limit"
+        return round(choice.cost) + self._options.row_cache_bytes, choice.status != "time limit"
 
     def _smallest_tt_share(self, budget: Budget) -> float | None:
         try:
-            limits = [budget.dram_bytes, budget.ssd_bytes]
+            limits = [budget.dram_bytes - self._options.row_cache_bytes, budget.ssd_bytes]
             return self._choose(self.tt, [self.dram, self.ssd], limits, gap=0.0).cost
         except Infeasible:
             return None
@@ -242,6 +251,8 @@ class _Problem:
             ways.append("plan for a system with an SSD")
         else:
             ways.append(f"free space on the SSD, which has {format_bytes(budget.ssd_bytes)}")
+        if options.row_cache_bytes:
+            ways.append(f"keep less than {options.row_cache_bytes} bytes for the row cache")
         if options.tt:
             share = self._smallest_tt_share(budget)
             if share is not None:

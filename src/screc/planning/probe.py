@@ -193,7 +193,7 @@ class _Probe:
         return tuple(rates)
 
     def tt(self) -> tuple[TtRate, ...]:
-        """Rows rebuilt from the cores of a table of ten million rows."""
+        """Rows of a table of ten million, rebuilt from its cores as in serving: shared work is done once."""
         rates = []
         for dim in _TT_DIMS:
             for tt_rank in _TT_RANKS:
@@ -202,25 +202,22 @@ class _Probe:
                     self._random.standard_normal(shape.core_shape(core), dtype=np.float32)
                     for core in range(shape.num_cores)
                 ]
+                store = _native.RowStore(threads=self.pool.num_threads)
+                store.add_table(shape.num_rows, dim)
+                store.add_tt_band(0, cores)
                 count = 2**21 // dim
                 out = np.empty((count, dim), dtype=np.float32)
                 ids = iter(_endless_ids(self._random, shape.num_rows, count))
-
-                def run(rows: int, cores=cores, ids=ids, out=out) -> None:
-                    _native.tt_rows(cores, next(ids)[:rows], out[:rows], self.pool)
-
                 median, spread = self._measure(
                     f"tensor-train rows, TT rank {tt_rank}, dimension {dim}",
-                    lambda run=run, count=count: run(count),
+                    lambda store=store, ids=ids, out=out: store.gather(0, next(ids), out),
                 )
-                # Each call repacks the cores, which serving does once: a call for one row tells how long.
-                repacking = float(np.median(_timed(lambda run=run: run(1), _LEAST_ROUNDS)))
                 rates.append(
                     TtRate(
                         tt_rank=tt_rank,
                         embedding_dim=dim,
                         flops_per_row=shape.flops_per_row,
-                        ns_per_row=1e9 * max(median - repacking, 0.1 * median) / count,
+                        ns_per_row=1e9 * median / count,
                         spread=spread,
                     )
                 )

@@ -2,7 +2,7 @@
 
 from screc.serving.arithmetic import Accuracy, Arithmetic, PrecisionReport
 from screc.serving.calibration import arithmetic_of, calibrate
-from screc.serving.engine import Engine
+from screc.serving.engine import Engine, Roles
 from screc.serving.precision import PrecisionChoice, choose_precision, packed_precision
 from screc.serving.scoring import ScoringReport, Throughput, counters, measure, score
 
@@ -12,6 +12,7 @@ __all__ = [
     "Engine",
     "PrecisionChoice",
     "PrecisionReport",
+    "Roles",
     "ScoringReport",
     "Throughput",
     "arithmetic_of",

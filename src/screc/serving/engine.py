@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +20,17 @@ from screc.storage.artifact import load_artifact
 
 _POOLINGS = ("sum", "mean")
 _MODEL_FIELDS = ("num_dense", "embedding_dim", "bottom_mlp", "top_mlp", "interaction")
+
+
+class Roles(NamedTuple):
+    """Threads that look rows up and threads that run the dense part: the memory-centric and compute-centric
+    cores of SCRec (arXiv 2504.00520). 0 and 0, "mixed": every thread does both in turn."""
+
+    memory: int = 0
+    compute: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.memory}+{self.compute}" if self.memory else "mixed"
 
 
 class Engine:
@@ -81,7 +94,8 @@ class Engine:
         *,
         threads: int = 0,
         io: str = "auto",
-        queue_depth: int = 64,
+        queue_depth: int = 256,
+        cache_bytes: int | None = None,
         strategies: str | Mapping[str, str] = "gather",
     ) -> Engine:
         """Open an artifact for serving, in the precision that it was packed for.
@@ -91,6 +105,8 @@ class Engine:
             threads: threads that share each call, the caller included; 0 means one per available core.
             io: how SSD bands are read, "auto" or a back end that ``screc.storage.RowStore.open`` accepts.
             queue_depth: reads in flight at once.
+            cache_bytes: DRAM for a cache of rows that stand on SSD; None takes what the artifact's plan keeps
+                for it (0 without a plan).
             strategies: how rows of small tables are fetched, as ``screc.storage.RowStore.open`` takes it.
 
         Raises:
@@ -100,8 +116,15 @@ class Engine:
         """
 
         def load(artifact: Artifact) -> Engine:
+            options = (artifact.plan or {}).get("options", {})
+            planned = options.get("row_cache_bytes", 0)
             store = RowStore.open(
-                artifact, io=io, queue_depth=queue_depth, threads=threads, strategies=strategies
+                artifact,
+                io=io,
+                queue_depth=queue_depth,
+                threads=threads,
+                cache_bytes=planned if cache_bytes is None else cache_bytes,
+                strategies=strategies,
             )
             tables = [
                 TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)
@@ -184,6 +207,62 @@ class Engine:
         self._native.predict(batch.dense, batch.ids, batch.offsets, out)
         return out
 
+    def predict_stream(
+        self, batches: Iterable[Batch], *, ahead: int = 1
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Batch after batch with its probabilities, float32 [B], in order.
+
+        The look-ups of the next ``ahead`` batches, SSD reads above all, go on while one is computed. Batches
+        must not change before their probabilities are there.
+
+        Raises:
+            as :meth:`predict`, when the batch in question is reached; those before it have been given.
+        """
+        if not 1 <= ahead <= 4:
+            raise ValueError(f"ahead must be from 1 to 4 batches, got {ahead}")
+        pending: deque[tuple[_native.Submitted, Batch, np.ndarray]] = deque()
+        for batch in batches:
+            out = np.empty(batch.dense.shape[0], dtype=np.float32)
+            submitted = _native.Submitted(self._native, batch.dense, batch.ids, batch.offsets, out)
+            pending.append((submitted, batch, out))
+            if len(pending) > ahead:
+                yield _collected(*pending.popleft())
+        while pending:
+            yield _collected(*pending.popleft())
+
+    @property
+    def roles(self) -> Roles:
+        """Which threads do what; setting it takes effect at once.
+
+        Raises:
+            ValueError: set to one positive and one zero number of threads.
+            RuntimeError: set while a :meth:`predict_stream` is under way.
+        """
+        return Roles(*self._native.roles)
+
+    @roles.setter
+    def roles(self, roles: tuple[int, int]) -> None:
+        self._native.set_roles(*roles)
+
+    def choose_roles(self, batches: Sequence[Batch], *, rounds: int = 5) -> dict[Roles, float]:
+        """Measures every way to part the threads into memory and compute on ``batches``, keeps the fastest.
+
+        Returns:
+            Seconds for all batches by roles, the least over the rounds.
+        """
+        threads = self.num_threads
+        ways = [Roles(), *(Roles(memory, threads - memory) for memory in range(1, threads))]
+        seconds = dict.fromkeys(ways, float("inf"))
+        for _ in range(rounds):
+            for roles in seconds:
+                self.roles = roles
+                begin = time.perf_counter()
+                for _ in self.predict_stream(batches):
+                    pass
+                seconds[roles] = min(seconds[roles], time.perf_counter() - begin)
+        self.roles = min(seconds, key=seconds.__getitem__)
+        return seconds
+
     def layer_inputs(self, batch: Batch, layer: str) -> np.ndarray:
         """The inputs of one dense layer for every sample, float32 [B, inputs].
 
@@ -230,6 +309,11 @@ class Engine:
     def num_threads(self) -> int:
         """Threads that share each call, the caller included."""
         return self._native.num_threads
+
+
+def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:
+    submitted.collect()
+    return batch, out
 
 
 def _layers(

@@ -69,11 +69,16 @@ def score(
     check_log(log, engine.tables, engine.num_dense)
     quality = StreamingMetrics()
     done, labelled, seconds = 0, 0, 0.0
+    reading = _TimedBatches(log.batches(batch_size))
+    stream = engine.predict_stream(reading)
     with _predictions_file(out) as append:
-        for batch in log.batches(batch_size):
+        while True:
             begin = time.perf_counter()
-            probabilities = engine.predict(batch)
+            predicted = next(stream, None)
             seconds += time.perf_counter() - begin
+            if predicted is None:
+                break
+            batch, probabilities = predicted
             append(probabilities)
             if batch.labels is not None:
                 quality.update(probabilities, batch.labels)
@@ -84,7 +89,7 @@ def score(
     return ScoringReport(
         num_samples=done,
         metrics=quality.result() if labelled else None,
-        predict_seconds=seconds,
+        predict_seconds=seconds - reading.seconds,
         store=counters(engine),
         peak_resident_bytes=peak_resident_bytes(),
     )
@@ -153,6 +158,24 @@ def peak_resident_bytes() -> int:
     """Largest resident set this process has had (VmHWM of /proc/self/status), in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+class _TimedBatches:
+    """An iterator of batches that knows how long reading them took, in seconds."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        begin = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.perf_counter() - begin
 
 
 @contextmanager

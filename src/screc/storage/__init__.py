@@ -7,7 +7,7 @@ from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
 from .pack import FitError, PackReport, pack
 from .remap import TableRemap
-from .row_store import RowStore
+from .row_store import RowStore, Ticket
 from .strategy import STRATEGIES, fastest_strategy, lookup_ns
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .verify import Damage, VerifyReport, verify
@@ -31,6 +31,7 @@ __all__ = [
     "TableRemap",
     "TensorFile",
     "TensorSpec",
+    "Ticket",
     "TtShape",
     "VerifyReport",
     "fastest_strategy",

@@ -14,11 +14,34 @@ from .artifact import Artifact, load_artifact, pages_file
 from .strategy import set_strategies
 
 
+class Ticket:
+    """A look-up that has begun (:meth:`RowStore.prefetch`). One that is dropped unfinished is given up."""
+
+    def __init__(self, native: Any, out: np.ndarray) -> None:
+        self._native = native
+        self._out = out
+
+    def poll(self) -> None:
+        """Lets reads go on without waiting: at most ``queue_depth`` of them are in flight at a time."""
+        self._native.poll()
+
+    def finish(self) -> np.ndarray:
+        """Waits for the rows and returns them, float32 [batch_size, sum of the tables' dims].
+
+        Raises:
+            OSError: a page is damaged or cannot be read; the message names table, page and file.
+            RuntimeError: it was called before.
+        """
+        self._native.finish()
+        return self._out
+
+
 class RowStore:
     """The embedding tables of an artifact, opened for look-ups.
 
     A row comes back exactly as its format stores it: fp32 rows bit by bit from DRAM and SSD, tensor-train
-    rows as the product of their cores. Calls may come from several threads; they take turns.
+    rows as the product of their cores. Calls may come from several threads, and look-ups may be begun
+    before others are finished (:meth:`prefetch`): their rows on SSD are read meanwhile.
 
     Attributes:
         native: the compiled store, for the engine.
@@ -36,8 +59,9 @@ class RowStore:
         path: Artifact | Path | str,
         *,
         io: str = "auto",
-        queue_depth: int = 64,
+        queue_depth: int = 256,
         threads: int = 0,
+        cache_bytes: int = 0,
         strategies: str | Mapping[str, str] = "gather",
     ) -> RowStore:
         """Opens the tables of an artifact: loads and checks what lives in DRAM, opens the SSD bands.
@@ -45,8 +69,9 @@ class RowStore:
         Args:
             path: the artifact or its directory.
             io: "auto", "io_uring" or "pread"; how SSD pages are read.
-            queue_depth: reads in flight at most.
+            queue_depth: reads in flight at most, of each look-up.
             threads: threads for look-ups and the engine; 0 means one per available core.
+            cache_bytes: DRAM for a cache of rows that stand on SSD, its bookkeeping included; 0 for none.
             strategies: how the rows of tables whose only band is in DRAM are fetched: one of
                 ``screc.storage.STRATEGIES`` for each table that can have it, strategies by table name, or
                 "measured": small tables of fp32 rows are timed now, some milliseconds each, and take the
@@ -64,7 +89,7 @@ class RowStore:
         """
 
         def load(artifact: Artifact) -> RowStore:
-            return cls._load(artifact, io, queue_depth, threads, strategies)
+            return cls._load(artifact, io, queue_depth, threads, cache_bytes, strategies)
 
         if isinstance(path, Artifact):
             return path.unreplaced(lambda: load(path))
@@ -77,9 +102,10 @@ class RowStore:
         io: str,
         queue_depth: int,
         threads: int,
+        cache_bytes: int,
         strategies: str | Mapping[str, str],
     ) -> RowStore:
-        native = _native.RowStore(io=io, queue_depth=queue_depth, threads=threads)
+        native = _native.RowStore(io=io, queue_depth=queue_depth, threads=threads, cache_bytes=cache_bytes)
         tensors = artifact.load_tables()
         for number, table in enumerate(artifact.tables):
             layout = table.layout
@@ -147,6 +173,22 @@ class RowStore:
         self.native.lookup(ids, offsets, batch_size, out)
         return out
 
+    def prefetch(
+        self, ids: np.ndarray, offsets: np.ndarray, batch_size: int, out: np.ndarray | None = None
+    ) -> Ticket:
+        """Begins what :meth:`lookup` does: starts reads from SSD and does all that need not wait for them.
+
+        ``ids`` and ``offsets`` must not change, and ``out`` is undefined, until :meth:`Ticket.finish`
+        returns it.
+
+        Raises:
+            ValueError: ids or offsets out of range; the message names table, position and value.
+            RuntimeError: 8 tickets are in flight already.
+        """
+        if out is None:
+            out = np.empty((batch_size, sum(self._dims)), np.float32)
+        return Ticket(self.native.begin(ids, offsets, batch_size, out), out)
+
     def stats(self) -> Any:
         """Counts since the store was opened, with units in their documentation;
         ``dram_rows + tt_rows + ssd_rows == lookups``."""
@@ -154,7 +196,7 @@ class RowStore:
 
     @property
     def dram_bytes(self) -> int:
-        """Bytes of rows, cores and indices in DRAM."""
+        """Bytes of rows, cores, indices and cache in DRAM."""
         return self.stats().dram_bytes
 
     def _number(self, table: int | str) -> int:

@@ -1,0 +1,12 @@
+// The shape of AMX tiles: 16 rows of 16 words of 32 bits.
+#pragma once
+
+#include <cstdint>
+
+namespace screc {
+
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kTileSteps = 16;  // words of a row of inputs, or rows of weights
+constexpr int64_t kTileRowBytes = 64;
+
+}  // namespace screc
