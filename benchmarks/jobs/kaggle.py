@@ -1,169 +1,170 @@
-"""Job ``kaggle``: the Criteo-Kaggle DLRM, all rows in DRAM as fp32, against PyTorch eager.
+"""Job ``kaggle``: the Criteo-Kaggle DLRM, all rows in DRAM, against PyTorch and fbgemm at their best.
 
 26 tables with the Kaggle row counts (33.8 M rows x 16), bottom 13-512-256-64-16, top 512-256-1, random
-weights, Zipf(1.05) and uniform ids, B = 1 to 4096, all cores. Both sides read the same weight arrays (huge
-pages included) and must agree within 1e-5 before anything is timed.
+weights, Zipf(1.05) and uniform ids, B = 1 to 4096, all cores. First a model of this shape is trained, to see
+which of our row formats and MLP precisions keep its AUC; ratios are of the fastest of those. Peers count
+whatever their accuracy. Then B = 16 requests of four clients at half the peak load.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.interleave import Timing, measure
-from benchmarks.peers.pytorch_eager import EagerDlrm, torch_inputs
-from screc import _native
-from screc.data import CRITEO_KAGGLE_ROWS, Batch
+from benchmarks.accuracy import AUC_LIMIT, accuracy_of_forms
+from benchmarks.comparison import (
+    Point,
+    check,
+    check_batches,
+    oracle,
+    our_arm,
+    print_limits,
+    print_standings,
+    print_times,
+    ratios_of,
+    results_of,
+    stand,
+    time_points,
+    wide_console,
+)
+from benchmarks.limits import measure_limits
+from benchmarks.load import open_loop, peak_rate
+from benchmarks.ours import Form, build_engines
+from benchmarks.torch_arms import TorchArms
+from benchmarks.workload import SKEWS, ZIPF_EXPONENT, RandomTables, Workload, dense_tensors, kaggle
+from screc.data import CRITEO_KAGGLE_ROWS
 from screc.serving import Engine
 
-DIM, NUM_DENSE = 16, 13
-BOTTOM, TOP = (512, 256, 64, DIM), (512, 256, 1)
 BATCH_SIZES = (1, 16, 128, 1024, 4096)
-ZIPF_EXPONENT = 1.05
-MODEL = {
-    "name": "dlrm",
-    "num_dense": NUM_DENSE,
-    "embedding_dim": DIM,
-    "bottom_mlp": list(BOTTOM),
-    "top_mlp": list(TOP),
-    "interaction": "dot",
-}
-
-
-def random_layers(generator: np.random.Generator, width: int, widths: tuple[int, ...]) -> list:
-    """(weight [out, in], bias [out]) per layer, scaled so that activations neither die nor grow."""
-    layers = []
-    for out in widths:
-        weight = generator.standard_normal((out, width), dtype=np.float32) * np.sqrt(2 / width)
-        layers.append((weight.astype(np.float32), 0.1 * generator.standard_normal(out, dtype=np.float32)))
-        width = out
-    return layers
-
-
-def dense_tensors(bottom: list, top: list) -> dict[str, np.ndarray]:
-    """The layers by their names in docs/format.md."""
-    return {
-        f"{name}.{number}.{kind}": array
-        for name, layers in (("bottom", bottom), ("top", top))
-        for number, layer in enumerate(layers)
-        for kind, array in zip(("weight", "bias"), layer, strict=True)
-    }
-
-
-def random_table(generator: np.random.Generator, rows: int) -> np.ndarray:
-    """float32 [rows, DIM] in huge pages, small normal values."""
-    table = _native.empty(rows * DIM * 4).view(np.float32).reshape(rows, DIM)
-    generator.standard_normal(out=table, dtype=np.float32)
-    table *= 0.1
-    return table
-
-
-def random_batch(generator: np.random.Generator, rows: list[int], size: int, skew: str) -> Batch:
-    """One id per table; Zipf ranks by the bounded continuous inverse, scattered over the table."""
-    ids = np.empty((len(rows), size), dtype=np.int64)
-    for table, count in enumerate(rows):
-        uniform = generator.random(size)
-        if skew == "zipf":
-            power = 1 - ZIPF_EXPONENT
-            rank = (1 - uniform * (1 - (count + 1) ** power)) ** (1 / power) - 1
-            rank = np.minimum(rank.astype(np.int64), count - 1)
-            ids[table] = (rank * 2_654_435_761 + 12_345) % count
-        else:
-            ids[table] = (uniform * count).astype(np.int64)
-    return Batch(
-        dense=generator.standard_normal((size, NUM_DENSE), dtype=np.float32),
-        ids=ids.ravel(),
-        offsets=np.arange(len(rows) * size + 1, dtype=np.int64),
-    )
+FORMS = tuple(Form(rows, mlps) for rows in ("fp32", "int8") for mlps in ("fp32", "bf16", "int8"))
+CLIENTS, REQUEST_SIZE = 4, 16
 
 
 def run(*, quick: bool) -> dict[str, object]:
-    """Measure and print; returns the report's ``results``, ``ratios`` and ``settings``."""
-    console = Console()
+    """Measure and print; returns the report's parts."""
+    console = wide_console()
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    generator = np.random.default_rng(1)
-    rows = [max(1, count // 100) if quick else count for count in CRITEO_KAGGLE_ROWS]
+    accuracy = accuracy_of_forms(FORMS, quick=quick)
+    print_accuracy(console, accuracy)
+    eligible = [form for form in FORMS if accuracy["forms"].get(form.name, {}).get("within_limit") or quick]
+
+    workload = kaggle([max(1, count // 100) if quick else count for count in CRITEO_KAGGLE_ROWS])
+    dim = workload.embedding_dim
+    limits = measure_limits(threads, tuple(sorted({form.row_bytes(dim) for form in FORMS})), quick=quick)
     console.print(
-        f"kaggle: {sum(rows):,} rows x {DIM}, {sum(rows) * DIM * 4 / 1e9:.2f} GB fp32, {threads} threads"
+        f"kaggle: {sum(workload.rows):,} rows x {dim}, {workload.row_bytes / 1e9:.2f} GB fp32, "
+        f"{workload.flops / 1e6:.2f} MFLOP a sample, {threads} threads"
     )
-    tables = [random_table(generator, count) for count in rows]
-    bottom = random_layers(generator, NUM_DENSE, BOTTOM)
-    features = len(rows) + 1
-    top = random_layers(generator, DIM + features * (features - 1) // 2, TOP)
+    console.print(limits.describe() if limits else "no C compiler (cc): no limits")
 
-    engine = Engine.from_arrays(MODEL, dense_tensors(bottom, top), tables, threads=threads)
-    eager = EagerDlrm(tables, bottom, top).eval()
-    results: dict[str, object] = {}
-    ratios: dict[str, float] = {}
-    flops = 2 * sum(weight.size for weight, _ in (*bottom, *top)) + features * (features - 1) * DIM
-    view = Table("ids", "B", "eager ms", "screc ms", "screc samples/s", "ratio", "GFLOP/s", "spread")
-    for skew in ("zipf", "uniform"):
-        for size in BATCH_SIZES:
-            # Many batches in turn, so that neither side finds the rows of one batch in its cache again.
-            batches = [
-                random_batch(generator, rows, size, skew) for _ in range(max(4, min(512, 65_536 // size)))
-            ]
-            inputs = [torch_inputs(batch) for batch in batches]
-            turn = {"screc": 0, "eager_fp32": 0}
+    generator = np.random.default_rng(1)
+    tables = list(RandomTables(workload.rows, dim))
+    bottom, top = workload.layers(generator)
+    engines = build_engines(
+        FORMS,
+        workload.model,
+        dense_tensors(bottom, top),
+        tables,
+        calibration=workload.batch(generator, 16_384, "zipf"),
+        threads=threads,
+    )
+    peers = TorchArms(workload, tables, bottom, top, console)
+    arms = [
+        *(our_arm(form, engine) for form, engine in engines.items()),
+        *peers.eager_fp32(),
+        *peers.eager_bf16(),
+        *peers.eager_autocast(),
+        *peers.tbe("fp32"),
+        *peers.tbe("int8"),
+        *peers.tbe("int4"),
+        *peers.bags(8),
+        *peers.bags(4),
+        *([] if quick else peers.compiled()),
+    ]
+    batches = check_batches(workload)
+    errors = check(arms, batches, oracle(workload, tables, bottom, top, batches))
 
-            def ours(batches: list = batches, turn: dict = turn) -> np.ndarray:
-                turn["screc"] += 1
-                return engine.predict(batches[turn["screc"] % len(batches)])
+    points = [Point(skew, size) for skew in SKEWS for size in BATCH_SIZES]
+    timings = time_points(
+        workload, arms, points, rounds=3 if quick else 9, seconds_per_round=0.05 if quick else 0.4
+    )
+    standings = {point: stand(arms, timing, eligible) for point, timing in timings.items()}
+    results: dict[str, object] = results_of("kaggle", workload, arms, timings, limits)
+    print_times(console, "kaggle", timings)
+    print_limits(console, results)
+    print_standings(console, standings, ("eager_fp32", "eager_bf16", "tbe", "best_peer"))
 
-            def theirs(inputs: list = inputs, turn: dict = turn) -> torch.Tensor:
-                turn["eager_fp32"] += 1
-                with torch.inference_mode():
-                    return eager(*inputs[turn["eager_fp32"] % len(inputs)])
-
-            difference = float(np.abs(ours() - theirs().numpy()).max())
-            if difference > 1e-5:
-                raise RuntimeError(
-                    f"{skew} B={size}: predictions differ by {difference:.2e}; nothing was timed"
-                )
-            timing = measure(
-                {"screc": ours, "eager_fp32": theirs},
-                rounds=3 if quick else 9,
-                seconds_per_round=0.1 if quick else 0.5,
-            )
-            key = f"kaggle.{skew}.b{size}"
-            ratio = timing["eager_fp32"].median / timing["screc"].median
-            ratios[f"{key}.vs_eager_fp32"] = round(ratio, 3)
-            results[key] = {name: as_dict(value, size) for name, value in timing.items()}
-            results[key]["max_abs_difference"] = difference
-            view.add_row(
-                skew,
-                str(size),
-                f"{timing['eager_fp32'].median * 1e3:.3f}",
-                f"{timing['screc'].median * 1e3:.3f}",
-                f"{size / timing['screc'].median:,.0f}",
-                f"{ratio:.2f}x",
-                f"{flops * size / timing['screc'].median / 1e9:.0f}",
-                f"{timing['screc'].spread:.0%}",
-            )
-    console.print(view)
-    settings = {
-        "rows": sum(rows),
-        "embedding_dim": DIM,
-        "threads": threads,
-        "torch": torch.__version__,
-        "zipf_exponent": ZIPF_EXPONENT,
-        "flops_per_sample": flops,
-        "row_bytes_per_sample": len(rows) * DIM * 4,
-    }
-    return {"settings": settings, "results": results, "ratios": ratios}
-
-
-def as_dict(timing: Timing, batch_size: int) -> dict[str, object]:
-    """A timing for the report: milliseconds per call and samples per second."""
+    fastest = standings[Point("zipf", REQUEST_SIZE)].ours
+    engine = next(engine for form, engine in engines.items() if form.name == fastest)
+    load = half_load(engine, workload, quick=quick)
+    tail = load["p99_ms"] / load["p50_ms"]
+    console.print(
+        f"{CLIENTS} clients, B = {REQUEST_SIZE}, {fastest}: at most "
+        f"{load['peak_requests_per_s']:,.0f} requests/s; "
+        f"at half of that p50 {load['p50_ms']:.3f} ms, p99 {load['p99_ms']:.3f} ms, p99/p50 {tail:.2f}"
+    )
     return {
-        "median_ms": timing.median * 1e3,
-        "rounds_ms": [seconds * 1e3 for seconds in timing.rounds],
-        "fastest_ms": timing.fastest * 1e3,
-        "calls": timing.calls,
-        "samples_per_s": batch_size / timing.median,
+        "settings": {
+            "rows": sum(workload.rows),
+            "embedding_dim": dim,
+            "threads": threads,
+            "torch": torch.__version__,
+            "zipf_exponent": ZIPF_EXPONENT,
+            "flops_per_sample": workload.flops,
+            "auc_limit": AUC_LIMIT,
+            "eligible": [form.name for form in eligible],
+        },
+        "accuracy": accuracy,
+        "limits": limits.as_dict() if limits else None,
+        "relative_errors": errors,
+        "absent": peers.absent,
+        "results": results | {"kaggle.b16_half_load": load | {"ours": fastest}},
+        "standings": {point.key("kaggle"): asdict(standing) for point, standing in standings.items()},
+        "ratios": ratios_of("kaggle", standings)
+        | {
+            "kaggle.b16_half_load.p50_ms": round(load["p50_ms"], 4),
+            "kaggle.b16_half_load.p99_ms": round(load["p99_ms"], 4),
+            "kaggle.b16_half_load.p99_over_p50": round(tail, 3),
+        },
     }
+
+
+def half_load(engine: Engine, workload: Workload, *, quick: bool) -> dict[str, float]:
+    """Median and 99th percentile of requests at half the rate that the clients reach without waiting.
+
+    Medians over rounds, each of which measures the peak anew.
+    """
+    batches = workload.batches(np.random.default_rng(3), REQUEST_SIZE, "zipf")
+    rounds, seconds = (3, 0.3) if quick else (7, 3.0)
+    rows = []
+    for number in range(rounds):
+        peak = peak_rate(engine.predict, batches, clients=CLIENTS, seconds=seconds / 3)
+        latencies = open_loop(
+            engine.predict, batches, rate=peak / 2, clients=CLIENTS, seconds=seconds, seed=number
+        )
+        rows.append((peak, *(1e3 * np.quantile(latencies, (0.5, 0.99, 0.999)))))
+    names = ("peak_requests_per_s", "p50_ms", "p99_ms", "p999_ms")
+    return {
+        name: statistics.median(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
+
+
+def print_accuracy(console: Console, accuracy: dict) -> None:
+    """AUC of each form beside fp32's."""
+    title = (
+        f"AUC of a trained model ({accuracy['training_rows']:,} samples; {accuracy['test_rows']:,} held out, "
+        f"{accuracy['seconds']:.0f} s)"
+    )
+    view = Table("rows, MLPs", "AUC", "AUC loss", f"within {AUC_LIMIT:.0e}", title=title)
+    for name, entry in accuracy["forms"].items():
+        view.add_row(
+            name, f"{entry['auc']:.5f}", f"{entry['auc_loss']:+.6f}", "yes" if entry["within_limit"] else "no"
+        )
+    console.print(view)

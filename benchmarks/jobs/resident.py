@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks.jobs.kaggle import BOTTOM, DIM, MODEL, NUM_DENSE, TOP, dense_tensors, random_layers
 from benchmarks.machine import PEER_ENVIRONMENT
+from benchmarks.workload import dense_tensors, kaggle
 from screc.data import open_log
 from screc.storage import StoredTable, TableLayout, write_checkpoint
 
@@ -29,27 +29,27 @@ def generate_checkpoint(path: Path, source: str) -> int:
     """Write a checkpoint with random weights for the generator's tables; returns the bytes of its rows."""
     log = open_log(source)
     generator = np.random.default_rng(1)
-    bottom = random_layers(generator, NUM_DENSE, BOTTOM)
-    features = len(log.tables) + 1
-    top = random_layers(generator, DIM + features * (features - 1) // 2, TOP)
+    workload = kaggle([table.num_embeddings for table in log.tables])
+    dim = workload.embedding_dim
+    bottom, top = workload.layers(generator)
     tables = [
-        StoredTable(layout=TableLayout.dense(table.name, table.num_embeddings, DIM), pooling=table.pooling)
+        StoredTable(layout=TableLayout.dense(table.name, table.num_embeddings, dim), pooling=table.pooling)
         for table in log.tables
     ]
 
     def rows(table: int) -> dict[str, np.ndarray]:
         count = tables[table].layout.num_embeddings
-        return {"band.0.rows": 0.1 * generator.standard_normal((count, DIM), dtype=np.float32)}
+        return {"band.0.rows": 0.1 * generator.standard_normal((count, dim), dtype=np.float32)}
 
     write_checkpoint(
         path,
-        model=MODEL,
+        model=workload.model,
         tables=tables,
         dense=dense_tensors(bottom, top),
         table_tensors=rows,
         training={},
     )
-    return sum(table.layout.num_embeddings for table in tables) * DIM * 4
+    return workload.row_bytes
 
 
 def screc(folder: Path, *arguments: object) -> dict:

@@ -20,6 +20,11 @@ RowArray row_array(const Table& table) { return {table.whole(), table.num_embedd
 
 bool is_last(const BandIndex& index) { return std::holds_alternative<IdentityIndex>(index); }
 
+// Of a scale and bias that all rows share.
+int64_t shared_bytes(const RowCodec& codec) {
+  return codec.own_scale ? 0 : static_cast<int64_t>(sizeof(RowScale));
+}
+
 // Multiply-adds x 2 to rebuild a row, cores taken from the left (TtShape.flops_per_row).
 int64_t rebuild_flops(const std::vector<TtCoreView>& cores) {
   int64_t flops = 0, columns = 1;
@@ -115,7 +120,7 @@ void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, cons
   }
   Band band{Band::Kind::kDram, index, num_rows, codec};
   band.rows = static_cast<const std::byte*>(rows);
-  append(table, std::move(band), num_rows * codec.row_bytes());
+  append(table, std::move(band), num_rows * codec.row_bytes() + shared_bytes(codec));
   if (owner.closed && owner.whole() != nullptr) apply_strategies();
 }
 
@@ -202,7 +207,7 @@ void RowStore::add_ssd_band(int table, const std::string& path, int number, cons
   }
   if (ssd_.bands.empty()) choose_io();
   const bool direct = band.file->direct();
-  append(table, std::move(band), 0);
+  append(table, std::move(band), shared_bytes(codec));
   owner.has_ssd = true;
   ssd_.bands.push_back(&owner.bands.back());
   make_cache();

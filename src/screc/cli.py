@@ -63,6 +63,16 @@ class WantedPrecision(StrEnum):
     AUTO = "auto"
 
 
+class RowFormat(StrEnum):
+    """How rows are held in DRAM and on SSD."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 class Optimizer(StrEnum):
     """The optimisers of the training room."""
 
@@ -318,6 +328,9 @@ def plan(
     tt: Annotated[bool, typer.Option("--tt/--no-tt", help="Whether rows may become tensor trains.")] = True,
     ssd: Annotated[bool, typer.Option("--ssd/--no-ssd", help="Whether rows may live on SSD.")] = True,
     row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
+    row_format: Annotated[
+        RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
+    ] = RowFormat.FP32,
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -355,6 +368,7 @@ def plan(
             if checkpoint
             else 0,
             row_cache_bytes=parse_bytes(row_cache, whole=whole),
+            row_format=row_format.value,
             time_limit=time_limit,
         )
     made.save(out)

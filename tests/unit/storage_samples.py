@@ -45,13 +45,15 @@ class Plan:
 
 
 def layout(table: str, rows: int, dim: int, *cuts: tuple[int, str]) -> TableLayout:
-    """A layout of bands that end at the given ranks: 'dram', 'ssd' or 'tt'."""
+    """A layout of bands that end at the given ranks: 'tt', or a memory with the rows' format and the owner of
+    their scale, as 'dram', 'ssd/fp16' or 'dram/int8/table'."""
     bands, start = [], 0
     for position, (stop, kind) in enumerate(cuts):
         slots = rows if position == len(cuts) - 1 else stop - start
         tt = TtShape.balanced(slots, dim, 6) if kind == "tt" else None
-        memory = "ssd" if kind == "ssd" else "dram"
-        bands.append(Band(start=start, stop=stop, format="tt" if tt else "fp32", memory=memory, tt=tt))
+        placement = "dram/tt" if tt else kind
+        memory, row_format, scale = placement.split("/") + ["fp32", "row"][placement.count("/") :]
+        bands.append(Band(start=start, stop=stop, format=row_format, memory=memory, scale=scale, tt=tt))
         start = stop
     return TableLayout(table=table, num_embeddings=rows, embedding_dim=dim, bands=tuple(bands))
 

@@ -15,15 +15,24 @@ from screc.planning.costs import TableCosts, dense_seconds
 from screc.planning.system import reference_system
 from screc.statistics import TableStatistics
 from screc.storage.layout import PageGeometry
+from screc.storage.row_format import RowFormat, row_bytes
 
 
-def costs_of(table: TableStatistics, *, dim: int = 16, batch_size: int = 256, llc: float = 1e4) -> TableCosts:
+def costs_of(
+    table: TableStatistics,
+    *,
+    dim: int = 16,
+    batch_size: int = 256,
+    llc: float = 1e4,
+    row_format: RowFormat = "fp32",
+) -> TableCosts:
     return TableCosts(
         statistics=table,
         embedding_dim=dim,
         system=reference_system(),
         batch_size=batch_size,
         llc_bytes=llc,
+        row_format=row_format,
     )
 
 
@@ -38,21 +47,24 @@ def smoothed(table: TableStatistics) -> np.ndarray:
     return result
 
 
+@pytest.mark.parametrize("row_format", ["fp32", "fp16", "int8", "int4"])
 @pytest.mark.parametrize(("rows", "dim"), [(1, 16), (2, 8), (40, 16), (3000, 64), (700, 1200)])
-def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: int) -> None:
+def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
+    rows: int, dim: int, row_format: RowFormat
+) -> None:
     table = zipf_table("t", rows, samples=500, pooling=3)
-    model = costs_of(table, dim=dim)
+    model, width = costs_of(table, dim=dim, row_format=row_format), row_bytes(row_format, dim)
     system, lookups = model.system, model.lookups
     p = smoothed(table)
     assert lookups == 256 * 3
     candidates = enumerate_candidates(model, tt_ranks=(4, 8), ssd=True, prune=False)
-    cached = min(rows, int(1e4 // max(64, 4 * dim)))
+    cached = min(rows, int(1e4 // max(64, width)))
     ns = np.where(
         np.arange(rows) < cached,
-        system.gather_ns(4 * dim, cached=True),
-        system.gather_ns(4 * dim, cached=False),
+        system.gather_ns(width, cached=True),
+        system.gather_ns(width, cached=False),
     )
-    geometry = PageGeometry.of(4 * dim)
+    geometry = PageGeometry.of(width)
     groups = -(-rows // geometry.rows_per_page)
     for number in range(0, len(candidates), max(1, len(candidates) // 60)):
         layout, costs = candidates.layout(number), candidates.costs
@@ -64,7 +76,7 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
         for b, band in enumerate(layout.bands):
             mass = p[band.start : band.stop].sum()
             if band.tt is not None:
-                time = max(system.tt_ns(band.tt), 1.01 * system.gather_ns(4 * dim, cached=False))
+                time = max(system.tt_ns(band.tt), 1.01 * system.gather_ns(width, cached=False))
                 expected["tt_seconds"] += lookups * mass * time * 1e-9
                 tt_share, tt_bytes = mass, layout.band_bytes(b)
             elif band.memory == "dram":
@@ -73,8 +85,8 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
             else:
                 touched = (1 - np.exp(-lookups * p[band.start :])).sum()
                 pages = groups * (1 - np.exp(-touched / groups)) * geometry.pages_per_row
-                copying = lookups * mass * system.gather_ns(4 * dim, cached=True) * 1e-9
-                expected["ssd_seconds"] += pages / system.pages_per_second(64) + copying
+                copying = lookups * mass * system.gather_ns(width, cached=True) * 1e-9
+                expected["ssd_seconds"] += pages / system.pages_per_second(model.queue_depth) + copying
             size = layout.index_bytes(b)
             if size:
                 hit, miss = (system.gather_ns(64, cached=kind) for kind in (True, False))

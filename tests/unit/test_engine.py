@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from row_formats import decode, encode
 
 from screc import _native
 from screc.data.batch import Batch
@@ -272,3 +273,24 @@ def test_properties_and_statistics():
     stats = engine.stats()
     lookups = stats["lookups"] if isinstance(stats, dict) else stats.lookups
     assert lookups == batch.ids.size
+
+
+@pytest.mark.parametrize("row_format", ["fp16", "bf16", "int8", "int4"])
+def test_tables_are_held_in_the_format_asked_for(row_format):
+    model, dense, tables, poolings = make_model()
+    batch = make_batch(70, 13, tables)
+    rounded = [decode(encode(rows, row_format), row_format, 16) for rows in tables]
+    expected = Engine.from_arrays(model, dense, rounded, poolings=poolings).predict(batch)
+    engine = Engine.from_arrays(model, dense, tables, poolings=poolings, row_format=row_format)
+    held = sum(rows.shape[0] for rows in tables) * _native.row_bytes(row_format, 16)
+    assert engine.stats().dram_bytes == held
+    np.testing.assert_allclose(engine.predict(batch), expected, rtol=0, atol=2e-6)
+
+
+def test_a_row_that_the_format_cannot_hold_is_named():
+    model, dense, tables, _ = make_model()
+    tables[2][5, 3] = 1e9
+    with pytest.raises(ValueError, match=r"tables\[2\]: rows\[5\] holds 1e.09, which fp16 rows cannot hold"):
+        Engine.from_arrays(model, dense, tables, row_format="fp16")
+    with pytest.raises(ValueError, match="format: 'int2' is unknown"):
+        Engine.from_arrays(model, dense, tables, row_format="int2")

@@ -202,6 +202,20 @@ def test_one_row_tables_unseen_tables_and_absurd_pooling() -> None:
     assert (plan.predicted.embedding_seconds, plan.gap) == (0, 0)
 
 
+@pytest.mark.parametrize("row_format", ["fp16", "bf16", "int8", "int4"])
+def test_rows_of_another_format(row_format: str) -> None:
+    whole = make_plan(SMALL, 16, SYSTEM, dram_fraction=2.0)
+    plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2, row_format=row_format)
+    assert {band.format for layout in plan.layouts for band in layout.bands} <= {row_format, "tt"}
+    assert plan.options.row_format == row_format
+    assert plan.predicted.dram_bytes == sum(layout.dram_bytes for layout in plan.layouts)
+    same_budget = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2)
+    assert plan.predicted.seconds_per_batch <= same_budget.predicted.seconds_per_batch
+    dense = make_plan(SMALL, 16, SYSTEM, dram_fraction=2.0, row_format=row_format)
+    ratio = {"fp16": 2, "bf16": 2, "int8": 64 / 20, "int4": 64 / 12}[row_format]
+    assert dense.predicted.dram_bytes * ratio == whole.predicted.dram_bytes
+
+
 def test_dims_by_table() -> None:
     dims = {"t0": 4, "t1": 64, "t2": 16, "t3": 13}
     plan = make_plan(SMALL, dims, SYSTEM, dram_fraction=0.3)
@@ -225,6 +239,7 @@ def test_dims_by_table() -> None:
         ({"dram_bytes": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"dram_bytes": 1, "queue_depth": 0}, "queue_depth must be at least 1, got 0"),
         ({"dram_bytes": 1, "dense_flops": -1}, "dense_flops must not be negative, got -1"),
+        ({"dram_bytes": 1, "row_format": "int2"}, "row_format must be one of fp32, fp16, .* got 'int2'"),
         ({"dram_bytes": 1, "time_limit": 0}, "time_limit must be positive, got 0"),
     ],
 )

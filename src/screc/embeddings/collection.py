@@ -186,4 +186,4 @@ class EmbeddingCollection(nn.Module):
 
 
 def _is_whole(layout: TableLayout) -> bool:
-    return len(layout.bands) == 1 and layout.bands[0].format == "fp32"
+    return len(layout.bands) == 1 and layout.bands[0].tt is None

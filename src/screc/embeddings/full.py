@@ -34,8 +34,8 @@ class FullTable(TableModule):
         weight: Tensor | None = None,
     ) -> None:
         super().__init__(layout, pooling)
-        if len(layout.bands) != 1 or layout.bands[0].format != "fp32":
-            raise ValueError(f"table {layout.table}: FullTable takes a layout of one fp32 band")
+        if len(layout.bands) != 1 or layout.bands[0].tt is not None:
+            raise ValueError(f"table {layout.table}: FullTable takes a layout of one band of rows")
         shape = (layout.num_embeddings, layout.embedding_dim)
         if weight is None:
             weight = torch.empty(shape)

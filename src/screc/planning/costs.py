@@ -1,8 +1,8 @@
 """What a layout is predicted to cost per batch, from the table's access curve and the host's rates.
 
 Every function is vectorised over candidate layouts of one table, each written as three numbers: ranks
-``[0, hot)`` are float32 rows in DRAM, ``[hot, stop)`` a tensor-train band, ``[stop, N)`` rows on SSD; any of
-the three may be empty. The formulas are in docs/guide/planning.md.
+``[0, hot)`` are rows in DRAM, ``[hot, stop)`` a tensor-train band, ``[stop, N)`` rows on SSD; any of the
+three may be empty. Rows in DRAM and on SSD have one row format. The formulas are in docs/guide/planning.md.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from screc.planning.system import SystemSpec
 from screc.statistics.access import TableStatistics
 from screc.storage.layout import PAGE_BYTES, Band, PageGeometry, TableLayout, TtShape, index_bytes
+from screc.storage.row_format import RowFormat, row_bytes
 
 _LINE_BYTES = 64
-# A TT look-up is never predicted faster than a float32 row from DRAM, but a little slower: accuracy is not to
+# A TT look-up is never predicted faster than a row from DRAM, but a little slower: accuracy is not to
 # be spent for nanoseconds, and where both fit the exact rows win.
 _TT_OVER_DRAM = 1.01
 
@@ -58,6 +59,7 @@ class TableCosts:
         batch_size: samples per batch.
         llc_bytes: the part of the last-level cache that this table's hottest rows are taken to fill.
         queue_depth: SSD reads kept in flight.
+        row_format: of the rows in DRAM and on SSD.
     """
 
     statistics: TableStatistics
@@ -66,6 +68,7 @@ class TableCosts:
     batch_size: int
     llc_bytes: float
     queue_depth: int = 256
+    row_format: RowFormat = "fp32"
 
     @property
     def num_embeddings(self) -> int:
@@ -104,7 +107,7 @@ class TableCosts:
             index_seconds=self._probe_seconds(np.zeros_like(hot), hot_index)
             + self._probe_seconds(hot, tt_index),
             pages=pages,
-            dram_bytes=4 * self.embedding_dim * hot + tt_bytes + hot_index + tt_index,
+            dram_bytes=self._row_bytes * hot + tt_bytes + hot_index + tt_index,
             index_bytes=hot_index + tt_index,
             tt_bytes=tt_bytes,
             ssd_bytes=ssd_bytes,
@@ -115,12 +118,12 @@ class TableCosts:
         """The layout (hot, stop, tt_rank) as the other rooms read it."""
         rows, bands = self.num_embeddings, []
         if hot:
-            bands.append(Band(start=0, stop=hot, format="fp32", memory="dram"))
+            bands.append(Band(start=0, stop=hot, format=self.row_format, memory="dram"))
         if stop > hot:
             shape = self.tt_shape(rows if stop == rows else stop - hot, tt_rank)
             bands.append(Band(start=hot, stop=stop, format="tt", memory="dram", tt=shape))
         if stop < rows:
-            bands.append(Band(start=stop, stop=rows, format="fp32", memory="ssd"))
+            bands.append(Band(start=stop, stop=rows, format=self.row_format, memory="ssd"))
         return TableLayout(
             table=self.statistics.name,
             num_embeddings=rows,
@@ -129,20 +132,24 @@ class TableCosts:
         )
 
     @cached_property
+    def _row_bytes(self) -> int:
+        return row_bytes(self.row_format, self.embedding_dim)
+
+    @cached_property
     def _pages_of(self) -> PageGeometry:
-        return PageGeometry.of(4 * self.embedding_dim)
+        return PageGeometry.of(self._row_bytes)
 
     @cached_property
     def _cached_rows(self) -> int:
         # The hottest rows that the cache holds; the same rows whichever way the table is cut.
-        line_bytes = max(_LINE_BYTES, 4 * self.embedding_dim)
+        line_bytes = max(_LINE_BYTES, self._row_bytes)
         return min(self.num_embeddings, int(self.llc_bytes // line_bytes))
 
     def _share(self, ranks: np.ndarray) -> np.ndarray:
         return self.statistics.smoothed_curve.share(ranks)
 
     def _row_ns(self, *, cached: bool) -> float:
-        return self.system.gather_ns(4 * self.embedding_dim, cached=cached)
+        return self.system.gather_ns(self._row_bytes, cached=cached)
 
     def _dram_seconds(self, hot: np.ndarray) -> np.ndarray:
         cached = self._share(np.minimum(hot, self._cached_rows))

@@ -11,6 +11,7 @@ from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
 from screc.storage.frozen import Frozen
 from screc.storage.layout import TableLayout
+from screc.storage.row_format import RowFormat
 
 
 class PlanError(ValueError):
@@ -89,6 +90,7 @@ class PlanOptions(Frozen):
     """DRAM of the budget that is kept for the cache of rows on SSD."""
     time_limit: float = Field(default=60.0, gt=0)
     mip_gap: float = Field(default=1e-4, ge=0, lt=1)
+    row_format: RowFormat = "fp32"
 
 
 class SolverReport(Frozen):

@@ -1,7 +1,7 @@
 """Making a plan: candidate layouts per table, one mixed-integer program, a checked result.
 
 The walking version of SCRec's Scalable Resource Manager (arXiv 2504.00520): one host whose cores share all
-work, bands in float32 DRAM, tensor-train form and float32 SSD.
+work, bands of rows in DRAM, in tensor-train form and of rows on SSD.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from screc.planning.plan import (
 )
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
+from screc.storage.row_format import ROW_FORMATS, RowFormat
 
 # Room for the rounding of a sum of access shares; 0 stays exact.
 _SHARE_ROUNDING = 1e-9
@@ -59,6 +60,7 @@ def make_plan(
     dense_flops: int = 0,
     queue_depth: int = 256,
     row_cache_bytes: int = 0,
+    row_format: RowFormat = "fp32",
     time_limit: float = 60.0,
     mip_gap: float = 1e-4,
 ) -> Plan:
@@ -81,6 +83,8 @@ def make_plan(
         queue_depth: SSD reads kept in flight when serving.
         row_cache_bytes: DRAM of the budget that is kept for a cache of rows on SSD; the engine makes it this
             large. Predictions do not count on its hits.
+        row_format: of all rows in DRAM and on SSD. What it costs in accuracy is not part of the plan: packing
+            reports what each band loses.
         time_limit: seconds for the solver; past it the best plan found is returned with its gap.
         mip_gap: relative optimality gap at which the solver may stop.
 
@@ -112,6 +116,8 @@ def make_plan(
         )
     if dense_flops < 0:
         raise ValueError(f"dense_flops must not be negative, got {dense_flops}")
+    if row_format not in ROW_FORMATS:
+        raise ValueError(f"row_format must be one of {', '.join(ROW_FORMATS)}, got {row_format!r}")
     if time_limit <= 0:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
     options = PlanOptions(
@@ -124,6 +130,7 @@ def make_plan(
         row_cache_bytes=int(row_cache_bytes),
         time_limit=time_limit,
         mip_gap=mip_gap,
+        row_format=row_format,
     )
     problem = _Problem(statistics, sizes, system, options)
     choice = problem.solve(budget)
@@ -202,6 +209,7 @@ class _Problem:
                 batch_size=options.batch_size,
                 llc_bytes=system.llc_bytes / len(statistics.tables),
                 queue_depth=options.queue_depth,
+                row_format=options.row_format,
             )
             self.candidates.append(enumerate_candidates(model, tt_ranks=options.tt_ranks, ssd=use_ssd))
         lookups = statistics.num_lookups

@@ -17,6 +17,7 @@ from screc.serving.arithmetic import Arithmetic, Precision, check_precision, sto
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.storage import Artifact, RowStore
 from screc.storage.artifact import load_artifact
+from screc.storage.row_format import RowFormat, row_bytes
 
 _POOLINGS = ("sum", "mean")
 _MODEL_FIELDS = ("num_dense", "embedding_dim", "bottom_mlp", "top_mlp", "interaction")
@@ -145,6 +146,7 @@ class Engine:
         tables: Sequence[np.ndarray],
         *,
         poolings: Sequence[str] | None = None,
+        row_format: RowFormat = "fp32",
         precision: Precision = "fp32",
         calibration: Batch | None = None,
         threads: int = 0,
@@ -154,8 +156,10 @@ class Engine:
         Args:
             model: as in the constructor.
             dense: as in the constructor.
-            tables: float32 [num_embeddings, embedding_dim] each, C-contiguous; used in place, not copied.
+            tables: float32 [num_embeddings, embedding_dim] each, C-contiguous; used in place, not copied,
+                where ``row_format`` is fp32.
             poolings: "sum" or "mean" for each table; all "sum" by default.
+            row_format: what the rows are held in; int8 and int4 rows each have a scale of their own.
             precision: of the dense layers that gain by it. Its accuracy is not checked here, as it is when an
                 artifact is packed.
             calibration: for int8, a few thousand samples like those to come.
@@ -175,7 +179,8 @@ class Engine:
             if pooling not in _POOLINGS:
                 raise ValueError(f"poolings[{number}]: expected 'sum' or 'mean', got {pooling!r}")
             table = store.add_table(rows.shape[0], rows.shape[1], pooling == "mean")
-            store.add_dram_band(table, rows, None)
+            held = rows if row_format == "fp32" else _held_as(rows, row_format, number)
+            store.add_dram_band(table, held, None, format=row_format)
             specs.append(TableSpec(str(number), rows.shape[0], pooling))
         check_precision("precision", precision)
         engine = cls(model, dense, store, specs)
@@ -314,6 +319,17 @@ class Engine:
 def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:
     submitted.collect()
     return batch, out
+
+
+def _held_as(rows: np.ndarray, row_format: RowFormat, number: int) -> np.ndarray:
+    """Rows in another format, uint8 [n, row_bytes] on huge pages."""
+    size = row_bytes(row_format, rows.shape[1])
+    held = _native.empty(len(rows) * size).reshape(len(rows), size)
+    try:
+        _native.encode_rows(rows, row_format, held)
+    except ValueError as error:
+        raise ValueError(f"tables[{number}]: {error}") from error
+    return held
 
 
 def _layers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ FORMAT, VERSION = "screc-artifact", 1
 
 T = TypeVar("T")
 
-_F32, _I64, _U32, _U64 = (np.dtype(name) for name in ("<f4", "<i8", "<u4", "<u8"))
+_F32, _I64, _U8, _U32, _U64 = (np.dtype(name) for name in ("<f4", "<i8", "u1", "<u4", "<u8"))
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -43,7 +44,8 @@ class PackedTable:
         layout: its bands and where they live.
         pooling: "sum" or "mean".
         indices: for each band the form of its index, None for the last.
-        fit_errors: for each band the relative Frobenius error of the fit, None where nothing was fitted.
+        fit_errors: for each band the relative Frobenius error of its fit or of its row format, None where
+            rows are float32 or cores were taken over.
     """
 
     layout: TableLayout
@@ -60,6 +62,13 @@ class PackedTable:
             )
         if len(self.fit_errors) != len(self.layout.bands):
             raise ValueError(f"table {self.layout.table}: fit_errors needs one entry per band")
+        for number, (band, error) in enumerate(zip(self.layout.bands, self.fit_errors, strict=True)):
+            if band.tt is None and (error is None) != (band.format == "fp32"):
+                raise ValueError(
+                    f"table {self.layout.table}, band {number}: fit_errors has {error} for {band.format} rows"
+                )
+            if error is not None and not 0 <= error < math.inf:
+                raise ValueError(f"table {self.layout.table}, band {number}: fit_errors has {error}")
         return self
 
 
@@ -112,15 +121,19 @@ def index_specs(layout: TableLayout, band: int) -> dict[str, TensorSpec]:
 
 
 def dram_specs(table: int, layout: TableLayout) -> dict[str, TensorSpec]:
-    """The tensors of one table in tables.safetensors: rows, cores and indices of its bands."""
+    """The tensors of one table in tables.safetensors: rows, cores, scales and indices of its bands."""
     specs = {}
     for number, band in enumerate(layout.bands):
         prefix = f"{table}.{number}"
         if band.tt is not None:
             for core in range(band.tt.num_cores):
                 specs[f"{prefix}.tt.{core}"] = TensorSpec(band.tt.core_shape(core), _F32)
-        elif band.memory == "dram":
+        elif band.memory == "dram" and band.format == "fp32":
             specs[f"{prefix}.rows"] = TensorSpec((layout.slots(number), layout.embedding_dim), _F32)
+        elif band.memory == "dram":
+            specs[f"{prefix}.rows"] = TensorSpec((layout.slots(number), layout.row_bytes(number)), _U8)
+        if band.scale == "table":
+            specs[f"{prefix}.scale"] = TensorSpec((2,), _F32)
         for name, spec in index_specs(layout, number).items():
             specs[f"{prefix}.index.{name}"] = spec
     return specs

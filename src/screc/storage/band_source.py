@@ -17,17 +17,21 @@ _COLLECT_AGAIN = "collect the statistics again, or train again if the bands were
 
 
 def same_bands(stored: TableLayout, planned: TableLayout) -> bool:
-    """Whether two layouts cut a table into the same bands of the same formats; memories may differ."""
+    """Whether two layouts cut a table into the same bands, of rows or of the same tensor trains.
+
+    Memories may differ, and so may the formats of rows: a checkpoint holds them in float32 whatever its
+    layout says, and packing writes them in the format planned.
+    """
 
     def cuts(layout: TableLayout) -> list[tuple[object, ...]]:
-        return [(band.start, band.stop, band.format, band.tt) for band in layout.bands]
+        return [(band.start, band.stop, band.tt) for band in layout.bands]
 
     return cuts(stored) == cuts(planned)
 
 
 def trained_whole(stored: TableLayout) -> bool:
     """Whether every row of the table was trained as itself."""
-    return len(stored.bands) == 1 and stored.bands[0].format == "fp32"
+    return len(stored.bands) == 1 and stored.bands[0].tt is None
 
 
 class BandSource:
@@ -117,7 +121,7 @@ class BandSource:
 
     def _slot_ids(self, band: int) -> np.ndarray:
         layout, placed = self.layout, self.layout.bands[band]
-        ranked = placed.format == "fp32"
+        ranked = placed.tt is None
         if not self.taken_over:
             assert self._ids_in_ranks is not None  # pack refuses it first
             ids = np.asarray(self._ids_in_ranks(placed.start, placed.stop))

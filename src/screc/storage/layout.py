@@ -9,10 +9,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from .frozen import Frozen
+from .row_format import LARGEST_CODE, RowFormat, ScaleOf, row_bytes
 
-Format = Literal["fp32", "tt"]
+Format = RowFormat | Literal["tt"]
 Memory = Literal["dram", "ssd"]
 
+# Scale and bias in float32.
+_SHARED_SCALE_BYTES = 8
 # An int64 key and a uint32 slot, in two arrays so that nothing is lost to padding.
 _HASH_BYTES_PER_ENTRY = 12
 
@@ -117,13 +120,18 @@ def _even_factors(number: int, parts: int) -> tuple[int, ...]:
 
 
 class Band(Frozen):
-    """A contiguous range of ranks [start, stop) of one table and its placement."""
+    """A contiguous range of ranks [start, stop) of one table and its placement.
+
+    ``scale`` says whether each int8 or int4 row has its own scale and bias or all rows of the band share one
+    ("table"); other formats have none.
+    """
 
     start: int = Field(ge=0)
     stop: int
     format: Format
     memory: Memory
     device: str = "cpu"
+    scale: ScaleOf = "row"
     tt: TtShape | None = None
 
     @model_validator(mode="after")
@@ -134,6 +142,8 @@ class Band(Frozen):
             raise ValueError("tt must be given for bands of format 'tt' and only for them")
         if self.format == "tt" and self.memory != "dram":
             raise ValueError(f"a tt band lives in dram, got memory '{self.memory}'")
+        if self.scale == "table" and self.format not in LARGEST_CODE:
+            raise ValueError(f"only int8 and int4 bands have a scale to share, this one is {self.format}")
         return self
 
     @property
@@ -185,14 +195,22 @@ class TableLayout(Frozen):
         """Rows that the band has room for: its own, or the whole table for the last band."""
         return self.num_embeddings if band == len(self.bands) - 1 else self.bands[band].num_rows
 
+    def row_bytes(self, band: int) -> int:
+        """Bytes of a row as the band holds it; the band is no tensor train."""
+        placed = self.bands[band]
+        if placed.format == "tt":
+            raise ValueError(f"table {self.table}, band {band}: a tensor train holds cores, not rows")
+        return row_bytes(placed.format, self.embedding_dim, placed.scale)
+
     def band_bytes(self, band: int) -> int:
-        """Bytes of the band's rows or cores in its memory (SSD bands in whole 4 KiB pages), without index."""
+        """Bytes of the band's rows or cores in its memory (SSD bands in whole 4 KiB pages), without index
+        and shared scale."""
         placed = self.bands[band]
         if placed.tt is not None:
             return 4 * placed.tt.num_parameters
         if placed.memory == "ssd":
-            return PageGeometry.of(4 * self.embedding_dim).file_bytes(self.slots(band))
-        return 4 * self.embedding_dim * self.slots(band)
+            return PageGeometry.of(self.row_bytes(band)).file_bytes(self.slots(band))
+        return self.row_bytes(band) * self.slots(band)
 
     def index_bytes(self, band: int) -> int:
         """DRAM bytes of the band's id-to-slot index; 0 for the last band."""
@@ -202,9 +220,11 @@ class TableLayout(Frozen):
 
     @property
     def dram_bytes(self) -> int:
-        """DRAM the table takes when served: rows, cores and indices."""
+        """DRAM the table takes when served: rows, cores, indices and shared scales."""
         return sum(
-            self.index_bytes(b) + (self.band_bytes(b) if band.memory == "dram" else 0)
+            self.index_bytes(b)
+            + (self.band_bytes(b) if band.memory == "dram" else 0)
+            + (_SHARED_SCALE_BYTES if band.scale == "table" else 0)
             for b, band in enumerate(self.bands)
         )
 

@@ -37,6 +37,7 @@ from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
 from .layout import PAGE_BYTES, PageGeometry, TableLayout
 from .remap import bitmap_index, hash_index
+from .row_format import EncodingError, Scale, decode_rows, encode_rows, shared_scale
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .tt_fit import fit_tt
 
@@ -78,7 +79,7 @@ class PlacementPlan(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FitError:
-    """Relative Frobenius error of a tensor-train band that was fitted."""
+    """Relative Frobenius error of a tensor-train band that was fitted, or of rows that are not float32."""
 
     table: str
     band: int
@@ -96,7 +97,8 @@ class PackReport:
         tt_bytes: bytes of tensor-train cores, part of ``dram_bytes``.
         index_bytes: bytes of the indices, part of ``dram_bytes``.
         dense_bytes: bytes of the weights outside the tables.
-        fit_errors: one entry for every tensor train that was fitted.
+        fit_errors: one entry for every tensor train that was fitted and every band whose rows are not
+            float32.
         precision: what was decided on the layers outside the tables; None means float32, undecided.
         seconds: wall-clock time.
     """
@@ -124,7 +126,8 @@ def pack(
     """Writes the artifact that serves a checkpoint under a plan; one at ``out`` is replaced atomically.
 
     A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
-    table trained with the plan's bands is taken over bit by bit. Memory does not grow with the table
+    table trained with the plan's bands is taken over bit by bit, but for rows that the plan wants in another
+    format than float32, which are rounded to it. Memory does not grow with the table
     beyond its remap (16 bytes per row of its indexed bands) and the projected rows of a fit.
 
     Args:
@@ -201,6 +204,7 @@ class _Packer:
         self._source: tuple[int, BandSource] | None = None
         self._index: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
         self._cores: tuple[tuple[int, int], Sequence[np.ndarray]] | None = None
+        self._scales: dict[tuple[int, int], Scale] = {}
         self._done = 0
         self._to_do = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts) + sum(
             layout.num_embeddings * layout.embedding_dim * 4
@@ -273,21 +277,61 @@ class _Packer:
         table, band = int(first), int(second)
         if kind == "rows":
             return self._row_chunks(table, band)
-        found = (
-            self._index_arrays(table, band)[rest[0]]
-            if kind == "index"
-            else self._tt(table, band)[int(rest[0])]
-        )
+        if kind == "scale":
+            found = np.array(self._scale(table, band), np.float32)
+        elif kind == "index":
+            found = self._index_arrays(table, band)[rest[0]]
+        else:
+            found = self._tt(table, band)[int(rest[0])]
         self._advance(found.nbytes)
         return found
 
     def _row_chunks(self, table: int, band: int) -> Iterable[np.ndarray]:
-        layout, source = self.layouts[table], self.source(table)
-        step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
-        for start in range(0, layout.slots(band), step):
-            rows = source.rows(band, np.arange(start, min(start + step, layout.slots(band))))
+        step = max(1, _CHUNK_BYTES // (4 * self.layouts[table].embedding_dim))
+        for rows in self._encoded(table, band, step):
             yield rows
             self._advance(rows.nbytes)
+
+    def _pieces(self, table: int, band: int, step: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """Slots and their rows, at most ``step`` at a time."""
+        layout, source = self.layouts[table], self.source(table)
+        for start in range(0, layout.slots(band), step):
+            slots = np.arange(start, min(start + step, layout.slots(band)))
+            yield slots, source.rows(band, slots)
+
+    def _encoded(self, table: int, band: int, step: int) -> Iterable[np.ndarray]:
+        """All rows of a band in its format, at most ``step`` at a time; notes what the format loses."""
+        layout, source = self.layouts[table], self.source(table)
+        row_format, dim = layout.bands[band].format, layout.embedding_dim
+        assert row_format != "tt"
+        if row_format == "fp32":
+            yield from (rows for _, rows in self._pieces(table, band, step))
+            return
+        scale, error = self._scale(table, band), EncodingError()
+        for slots, rows in self._pieces(table, band, step):
+            try:
+                encoded = encode_rows(rows, row_format, scale, first_row=int(slots[0]))
+            except ValueError as refused:
+                raise ValueError(f"table {layout.table}, band {band}: {refused}") from refused
+            used = source.used(band, slots)
+            error.add(rows[used], decode_rows(encoded, row_format, dim, scale)[used])
+            yield encoded
+        self.fit_errors[table, band] = error.relative
+
+    def _scale(self, table: int, band: int) -> Scale | None:
+        """What the rows of a band share; None where each has its own or none is needed."""
+        placed = self.layouts[table].bands[band]
+        if placed.scale == "row":
+            return None
+        if (table, band) not in self._scales:
+            assert placed.format != "tt"
+            low, high = np.inf, -np.inf
+            step = max(1, _CHUNK_BYTES // (4 * self.layouts[table].embedding_dim))
+            for slots, rows in self._pieces(table, band, step):
+                own = rows[self.source(table).used(band, slots)]
+                low, high = min(low, own.min(initial=np.inf)), max(high, own.max(initial=-np.inf))
+            self._scales[table, band] = shared_scale(placed.format, float(low), float(high))
+        return self._scales[table, band]
 
     def _index_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:
         if self._index is None or self._index[0] != (table, band):
@@ -326,14 +370,13 @@ class _Packer:
         return self._cores[1]
 
     def _write_pages(self, table: int, band: int) -> FileEntry:
-        layout, source = self.layouts[table], self.source(table)
-        geometry = PageGeometry.of(4 * layout.embedding_dim)
+        layout = self.layouts[table]
+        geometry = PageGeometry.of(layout.row_bytes(band))
         step = max(1, _CHUNK_BYTES // (PAGE_BYTES * geometry.pages_per_row)) * geometry.rows_per_page
         name, checksum, page = pages_file(table, band), 0, 0
         buffer = np.empty((geometry.num_pages(min(step, layout.slots(band))), PAGE_BYTES), np.uint8)
         with open(self.directory / name, "wb") as file:
-            for start in range(0, layout.slots(band), step):
-                rows = source.rows(band, np.arange(start, min(start + step, layout.slots(band))))
+            for rows in self._encoded(table, band, step):
                 pages = buffer[: geometry.num_pages(len(rows))]
                 _native.fill_pages(rows.view(np.uint8), table, band, page, pages)
                 file.write(memoryview(pages).cast("B"))

@@ -39,9 +39,10 @@ class Ticket:
 class RowStore:
     """The embedding tables of an artifact, opened for look-ups.
 
-    A row comes back exactly as its format stores it: fp32 rows bit by bit from DRAM and SSD, tensor-train
-    rows as the product of their cores. Calls may come from several threads, and look-ups may be begun
-    before others are finished (:meth:`prefetch`): their rows on SSD are read meanwhile.
+    A row comes back exactly as its format stores it: fp32 rows bit by bit from DRAM and SSD, rows of the
+    other formats as what they decode to, tensor-train rows as the product of their cores. Calls may come
+    from several threads, and look-ups may be begun before others are finished (:meth:`prefetch`): their rows
+    on SSD are read meanwhile.
 
     Attributes:
         native: the compiled store, for the engine.
@@ -117,15 +118,16 @@ class RowStore:
                 if kind is not None:
                     names = ("bits", "directory") if kind == "bitmap" else ("keys", "slots")
                     index = (kind, *(tensors[f"{prefix}.index.{name}"] for name in names))
+                scale = tuple(tensors[f"{prefix}.scale"].tolist()) if band.scale == "table" else None
                 if band.tt is not None:
                     cores = [tensors[f"{prefix}.tt.{core}"] for core in range(band.tt.num_cores)]
                     native.add_tt_band(number, cores, index)
                 elif band.memory == "dram":
-                    native.add_dram_band(number, tensors[f"{prefix}.rows"], index)
+                    rows = tensors[f"{prefix}.rows"]
+                    native.add_dram_band(number, rows, index, format=band.format, scale=scale)
                 else:
-                    native.add_ssd_band(
-                        number, str(artifact.path / pages_file(number, position)), position, index
-                    )
+                    pages = str(artifact.path / pages_file(number, position))
+                    native.add_ssd_band(number, pages, position, index, format=band.format, scale=scale)
         names = tuple(table.layout.table for table in artifact.tables)
         single = {
             number: tensors[f"{number}.0.rows"]

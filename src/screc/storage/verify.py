@@ -120,7 +120,7 @@ def _verify(path: Path, progress: Progress | None) -> VerifyReport:
         else:
             damages += check.whole(entry)
     if not any(damage.file == TABLES_FILE for damage in damages):
-        damages += _check_indices(artifact)
+        damages += _check_tensors(artifact)
     read = len(data) + check.bytes_read
     return VerifyReport(path, len(artifact.files) + 1, read, check.pages_read, tuple(damages))
 
@@ -170,8 +170,9 @@ class _Check:
                 yield _damage(self.path, error)
 
 
-def _check_indices(artifact: Artifact) -> Iterator[Damage]:
-    """Each index against its band: as many ids as rows, every slot once, counts that add up."""
+def _check_tensors(artifact: Artifact) -> Iterator[Damage]:
+    """Each index against its band: as many ids as rows, every slot once,
+    counts that add up; and shared scales."""
     try:
         tensors = artifact.tables_file()
     except DamagedFileError as error:
@@ -179,6 +180,11 @@ def _check_indices(artifact: Artifact) -> Iterator[Damage]:
         return
     for number, table in enumerate(artifact.tables):
         for position, kind in enumerate(table.indices):
+            if table.layout.bands[position].scale == "table":
+                shared = tensors[f"{number}.{position}.scale"]
+                if not np.isfinite(shared).all() or shared[0] < 0:
+                    fault = f"has a wrong scale for table {table.layout.table}, band {position}"
+                    yield Damage(TABLES_FILE, fault)
             if kind is None:
                 continue
             rows = table.layout.bands[position].num_rows
