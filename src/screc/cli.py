@@ -405,14 +405,11 @@ def pack(
     from screc.storage import pack as write
 
     console = _console(as_json)
-    choose = None
-    if sample:
-        log = _open(sample, Checkpoint.open(model).assets, OnError.RAISE)
-        choice = PrecisionChoice(
-            precision=precision.value, max_auc_loss=max_auc_loss, max_log_loss_rise=max_log_loss_rise
-        )
-        choose = packed_precision(log, choice)
-    elif precision != WantedPrecision.FP32:
+    log = _open(sample, Checkpoint.open(model).assets, OnError.RAISE) if sample else None
+    choice = PrecisionChoice(
+        precision=precision.value, max_auc_loss=max_auc_loss, max_log_loss_rise=max_log_loss_rise
+    )
+    if not sample and precision != WantedPrecision.FP32:
         raise typer.BadParameter(f"--precision {precision.value} needs --sample, to measure what it costs")
     with _progress(console, "packing") as report:
         result = write(
@@ -420,7 +417,7 @@ def pack(
             AccessStatistics.load(statistics) if statistics else None,
             Plan.load(plan) if plan else None,
             out,
-            choose_precision=choose,
+            choose_precision=packed_precision(log, choice, progress=report) if log else None,
             progress=report,
         )
     if result.precision:

@@ -193,7 +193,7 @@ class _Probe:
         return tuple(rates)
 
     def tt(self) -> tuple[TtRate, ...]:
-        """Rows of a table of ten million, rebuilt from its cores as in serving: shared work is done once."""
+        """Rows of a table of ten million, rebuilt from its cores as serving does: shared work once."""
         rates = []
         for dim in _TT_DIMS:
             for tt_rank in _TT_RANKS:

@@ -184,10 +184,13 @@ class Engine:
             specs.append(TableSpec(str(number), rows.shape[0], pooling))
         check_precision("precision", precision)
         engine = cls(model, dense, store, specs)
-        if precision == "int8" and calibration is None:
+        if precision == "fp32":
+            return engine
+        if precision == "bf16":
+            return engine.with_arithmetic(arithmetic_of(engine, precision, {}))
+        if calibration is None:
             raise ValueError("calibration: int8 needs samples to take the ranges of its layers' inputs from")
-        ranges = calibrate(engine, [calibration]) if precision == "int8" and calibration is not None else {}
-        return engine.with_arithmetic(arithmetic_of(engine, precision, ranges))
+        return engine.with_arithmetic(arithmetic_of(engine, precision, calibrate(engine, [calibration])))
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Engine:
         """The same model over the same rows, its dense layers in another arithmetic.
