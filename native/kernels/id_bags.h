@@ -26,13 +26,6 @@ struct RowArray {
   static int64_t padded_rows(int64_t num_rows) { return num_rows <= 16 ? 16 : num_rows <= 32 ? 32 : 64; }
 };
 
-// Every bag has one look-up.
-inline bool single_look_ups(const int64_t* offsets, int64_t num_bags) {
-  int64_t other = 0;
-  for (int64_t b = 0; b <= num_bags; ++b) other |= offsets[b] ^ (offsets[0] + b);
-  return other == 0;
-}
-
 struct IdBags {
   const int64_t* ids;      // all within the table
   const int64_t* offsets;  // [num_bags + 1] into ids; null: one id in each bag
@@ -40,8 +33,6 @@ struct IdBags {
   bool mean;
   float* out;  // bag b goes to out + b * out_stride
   int64_t out_stride;
-
-  bool single() const { return offsets == nullptr || single_look_ups(offsets, num_bags); }
 
   IdBags part(int64_t first, int64_t count) const {
     IdBags bags = *this;

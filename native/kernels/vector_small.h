@@ -67,14 +67,8 @@ void stream_group(const RowArray& table, const int32_t* index, int64_t length, b
   const int64_t dim = table.codec.dim;
   alignas(64) float block[kLanes * kLanes];
   alignas(64) float rows[kLanes * kLanes];
-  int64_t more = 0;  // vectors of columns that pool_ids would hold together with the one before
-  int beside = 1;
+  const int beside = rows_beside((dim + kLanes - 1) / kLanes);
   for (int64_t c = 0; c < dim; c += kLanes) {
-    if (more == 0) {
-      more = vectors_at_once(dim - c, kLanes);
-      beside = rows_beside(static_cast<int>(more));
-    }
-    --more;
     const int64_t width = std::min(kLanes, dim - c);
     for (int64_t j = 0; j < width; j += kStep) {
       // Past the last column the last one is taken again: the transpose leaves that out.
