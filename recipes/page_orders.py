@@ -1,4 +1,4 @@
-"""Pages per call under each order of the rows on SSD, with all rows of a table there (docs/guide/page-order.md).
+"""Pages per call under each order of rows, with all rows of a table on SSD (docs/guide/page-order.md).
 
     python -m recipes.page_orders planted
     python -m recipes.page_orders ml1m --data DIR
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from screc.data import Batch, ClickLog, TableSpec, open_log, rebatch
+from screc.data import Batch, ClickLog, TableSpec, open_log
+from screc.data.log import rebatch
 from screc.statistics import PageOrderConfig, make_page_orders
 from screc.storage import Band, TableLayout
 
@@ -86,8 +87,8 @@ def report(log: ClickLog, tables: Sequence[str]) -> None:
         config = PageOrderConfig(samples_per_call=samples)
         for reads in make_page_orders("co-access", layouts, None, log, config).reads:
             print(
-                f"{reads.table}, {samples} samples a call: {reads.rows:.1f} rows, at least {reads.fewest:.1f} "
-                f"pages; by id {reads.by_id:.1f}, by frequency {reads.by_frequency:.1f}, "
+                f"{reads.table}, {samples} samples a call: {reads.rows:.1f} rows, "
+                f"{reads.fewest:.1f} pages at least; by id {reads.by_id:.1f}, by frequency {reads.by_frequency:.1f}, "
                 f"by co-access {reads.by_co_access:.1f}",
                 flush=True,
             )

@@ -428,14 +428,11 @@ def pack(
         raise typer.BadParameter("--order-from needs --page-order co-access or frequency")
     counted = AccessStatistics.load(statistics) if statistics else None
     made = Plan.load(plan) if plan else None
-    choose = None
-    if sample:
-        log = _open(sample, Checkpoint.open(model).assets, OnError.RAISE)
-        choice = PrecisionChoice(
-            precision=precision.value, max_auc_loss=max_auc_loss, max_log_loss_rise=max_log_loss_rise
-        )
-        choose = packed_precision(log, choice)
-    elif precision != WantedPrecision.FP32:
+    log = _open(sample, Checkpoint.open(model).assets, OnError.RAISE) if sample else None
+    choice = PrecisionChoice(
+        precision=precision.value, max_auc_loss=max_auc_loss, max_log_loss_rise=max_log_loss_rise
+    )
+    if not sample and precision != WantedPrecision.FP32:
         raise typer.BadParameter(f"--precision {precision.value} needs --sample, to measure what it costs")
     orders = None
     if page_order != PageOrdering.ID:
@@ -459,7 +456,7 @@ def pack(
             made,
             out,
             page_orders=orders.orders if orders else (),
-            choose_precision=choose,
+            choose_precision=packed_precision(log, choice, progress=report) if log else None,
             progress=report,
         )
     if result.precision:

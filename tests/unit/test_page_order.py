@@ -312,7 +312,7 @@ def test_orders_have_to_fit_the_plan(tmp_path: Path) -> None:
     order = make_page_orders("frequency", made.layouts, statistics).orders[0]
     room = made.budget.dram_bytes - sum(layout.dram_bytes for layout in made.layouts)
     assert room < order.index_bytes
-    with pytest.raises(PlanError, match="page orders of 1 tables take 20000 bytes .* plan with 80000"):
+    with pytest.raises(PlanError, match=r"page orders of 1 tables take 20000 bytes .* plan with 80000"):
         check_page_orders(made, [order])
     smaller = make_plan(statistics, 16, reference_system(), dram_bytes=80_000, tt=False)
     larger = smaller.model_copy(update={"budget": smaller.budget.model_copy(update={"dram_bytes": 100_000})})
