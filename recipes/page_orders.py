@@ -86,12 +86,15 @@ def report(log: ClickLog, tables: Sequence[str]) -> None:
     for samples in SAMPLES_PER_CALL:
         config = PageOrderConfig(samples_per_call=samples)
         for reads in make_page_orders("co-access", layouts, None, log, config).reads:
-            print(
-                f"{reads.table}, {samples} samples a call: {reads.rows:.1f} rows, "
-                f"{reads.fewest:.1f} pages at least; by id {reads.by_id:.1f}, by frequency {reads.by_frequency:.1f}, "
-                f"by co-access {reads.by_co_access:.1f}",
-                flush=True,
+            found = ", ".join(
+                (
+                    f"{reads.rows:.1f} rows, {reads.fewest:.1f} pages at least",
+                    f"by id {reads.by_id:.1f}",
+                    f"by frequency {reads.by_frequency:.1f}",
+                    f"by co-access {reads.by_co_access:.1f}",
+                )
             )
+            print(f"{reads.table}, {samples} samples a call: {found}", flush=True)
 
 
 def main() -> None:
