@@ -89,16 +89,21 @@ void build_hash(const AnyConstArray& ids, const AnyConstArray& slots, const AnyA
                    static_cast<std::int64_t>(keys_out.shape(0)));
 }
 
-// None, ("bitmap", bits, directory) or ("hash", keys, slots). The arrays are not copied.
+// None, ("order", slots), ("bitmap", bits, directory) or ("hash", keys, slots). The arrays are not copied.
 BandIndex index_of(nb::handle index) {
   if (index.is_none()) return IdentityIndex{};
-  constexpr const char* kForms = "index: expected None, ('bitmap', bits, directory) or ('hash', keys, slots)";
-  if (!nb::isinstance<nb::tuple>(index) || nb::len(index) != 3) throw nb::type_error(kForms);
+  constexpr const char* kForms =
+      "index: expected None, ('order', slots), ('bitmap', bits, directory) or ('hash', keys, slots)";
+  if (!nb::isinstance<nb::tuple>(index) || nb::len(index) < 2) throw nb::type_error(kForms);
   std::string form;
   AnyConstArray first, second;
-  if (!nb::try_cast(index[0], form) || !nb::try_cast(index[1], first) || !nb::try_cast(index[2], second)) {
-    throw nb::type_error(kForms);
+  if (!nb::try_cast(index[0], form) || !nb::try_cast(index[1], first)) throw nb::type_error(kForms);
+  if (form == "order") {
+    if (nb::len(index) != 2) throw nb::type_error(kForms);
+    const auto* slots = checked<std::uint32_t>(first, "index slots", 1);
+    return OrderIndex{slots, static_cast<std::int64_t>(first.shape(0))};
   }
+  if (nb::len(index) != 3 || !nb::try_cast(index[2], second)) throw nb::type_error(kForms);
   const auto lengths = [&] {
     return std::pair(static_cast<std::int64_t>(first.shape(0)), static_cast<std::int64_t>(second.shape(0)));
   };
@@ -259,6 +264,7 @@ void bind_row_store(nb::module_& module) {
       "on "
       "SSD, 0\n"
       "for none. An index is None (the last band, addressed by id),\n"
+      "('order', slots uint32) (the last band, its slots in another order), "
       "('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. "
       "Arrays\n"
       "are kept alive, not copied; they must not change. Calls may come from several threads.")

@@ -18,7 +18,7 @@ namespace screc {
 struct Band {
   enum class Kind { kDram, kTt, kSsd };
   Kind kind;
-  BandIndex index;             // IdentityIndex: the last band
+  BandIndex index;             // IdentityIndex or OrderIndex: the last band
   std::int64_t num_rows;       // slots
   RowCodec codec;              // of the rows that are held or, from cores, rebuilt
   const std::byte* rows = {};  // kDram: [num_rows, codec.row_bytes()], owned by whoever added the band
@@ -48,9 +48,10 @@ struct Table {
   // How its rows are fetched where the table is one array.
   TableStrategy strategy = {};
 
-  // The rows of a table that is one array, else null.
+  // The rows of a table that is one array addressed by the id, else null.
   const std::byte* whole() const {
-    return bands.size() == 1 && bands[0].kind == Band::Kind::kDram ? bands[0].rows : nullptr;
+    const bool one = bands.size() == 1 && bands[0].kind == Band::Kind::kDram;
+    return one && std::holds_alternative<IdentityIndex>(bands[0].index) ? bands[0].rows : nullptr;
   }
   // To be called when a band was added.
   void choose_codec() {

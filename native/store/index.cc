@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace screc {
 
@@ -57,6 +58,24 @@ std::int64_t checked_rows_of(const HashIndex& index, std::int64_t num_embeddings
     }
   }
   return rows;
+}
+
+std::int64_t checked_rows_of(const OrderIndex& index, std::int64_t num_embeddings) {
+  if (index.num_ids != num_embeddings) {
+    throw std::invalid_argument("index: an order of " + number(num_embeddings) + " ids has slots [" +
+                                number(num_embeddings) + "], got [" + number(index.num_ids) + "]");
+  }
+  std::vector<bool> taken(static_cast<std::size_t>(num_embeddings), false);
+  for (std::int64_t id = 0; id < num_embeddings; ++id) {
+    const std::uint32_t slot = index.slots[id];
+    if (slot >= num_embeddings || taken[slot]) {
+      throw std::invalid_argument("index: slots[" + number(id) + "] is " + number(slot) +
+                                  "; an order gives every slot from 0 to " + number(num_embeddings - 1) +
+                                  " to one id");
+    }
+    taken[slot] = true;
+  }
+  return num_embeddings;
 }
 
 }  // namespace

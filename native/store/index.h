@@ -73,7 +73,22 @@ struct IdentityIndex {
   std::int64_t bytes() const { return 0; }
 };
 
-using BandIndex = std::variant<IdentityIndex, BitmapIndex, HashIndex>;
+// The slot of every id of the table: a last band whose pages are in another order than the ids.
+struct OrderIndex {
+  const std::uint32_t* slots;
+  std::int64_t num_ids;
+
+  std::int64_t find(std::int64_t id) const { return slots[id]; }
+  void prefetch(std::int64_t id) const { __builtin_prefetch(slots + id); }
+  std::int64_t bytes() const { return 4 * num_ids; }
+};
+
+using BandIndex = std::variant<IdentityIndex, BitmapIndex, HashIndex, OrderIndex>;
+
+// Whether the index answers every id, so that no other band can follow.
+inline bool knows_every_id(const BandIndex& index) {
+  return std::holds_alternative<IdentityIndex>(index) || std::holds_alternative<OrderIndex>(index);
+}
 
 // Rows of a band with this index, in a table of `num_embeddings` rows. Refuses, with std::invalid_argument,
 // arrays that would answer a slot outside the band, or whose look-up would leave them or never end.

@@ -18,8 +18,6 @@ int64_t bytes_of(const BandIndex& index) {
 
 RowArray row_array(const Table& table) { return {table.whole(), table.num_embeddings, table.codec}; }
 
-bool is_last(const BandIndex& index) { return std::holds_alternative<IdentityIndex>(index); }
-
 // Of a scale and bias that all rows share.
 int64_t shared_bytes(const RowCodec& codec) {
   return codec.own_scale ? 0 : static_cast<int64_t>(sizeof(RowScale));
@@ -84,7 +82,7 @@ Table& RowStore::open_table(int table) {
   auto& found = const_cast<Table&>(checked_table(table));
   if (found.closed) {
     throw std::invalid_argument("table " + text(table) +
-                                " is complete: a band without index must be the last");
+                                " is complete: a band that takes every id must be the last");
   }
   return found;
 }
@@ -100,7 +98,7 @@ void RowStore::append(int table, Band band, int64_t bytes) {
     std::lock_guard<std::mutex> lock(stats_mutex_);
     stats_.dram_bytes += bytes + bytes_of(band.index);
   }
-  owner.closed = is_last(band.index);
+  owner.closed = knows_every_id(band.index);
   owner.bands.push_back(std::move(band));
   owner.choose_codec();
 }
@@ -111,9 +109,10 @@ void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, cons
   const Table& owner = open_table(table);
   const int64_t expected = checked_rows(index, owner.num_embeddings);
   if (num_rows != expected || codec.dim != owner.dim) {
-    throw std::invalid_argument("rows: table " + text(table) + (is_last(index) ? " has" : "'s index has") +
-                                " room for shape [" + text(expected) + ", " + text(owner.dim) + "], got [" +
-                                text(num_rows) + ", " + text(codec.dim) + "]");
+    throw std::invalid_argument("rows: table " + text(table) +
+                                (knows_every_id(index) ? " has" : "'s index has") + " room for shape [" +
+                                text(expected) + ", " + text(owner.dim) + "], got [" + text(num_rows) + ", " +
+                                text(codec.dim) + "]");
   }
   if (codec.format == RowFormat::kFp32 && reinterpret_cast<uintptr_t>(rows) % alignof(float) != 0) {
     throw std::invalid_argument("rows: must be aligned to 4 bytes; copy the array");
@@ -267,8 +266,7 @@ int64_t RowStore::total_dim() const {
 
 void RowStore::check_closed(int table) const {
   if (checked_table(table).closed) return;
-  throw std::invalid_argument("table " + text(table) +
-                              " has no last band; add one without index that takes every id");
+  throw std::invalid_argument("table " + text(table) + " has no last band; add one that takes every id");
 }
 
 void RowStore::check_offsets(const LookupRequest& request, int64_t first, int64_t count) const {

@@ -69,8 +69,9 @@ class RowStore {  // all methods are thread-safe
   RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes);
 
   // Tables are built up first: add_table, then its bands in the order in which an id is looked up. The last
-  // band has no index (IdentityIndex) and a slot for every id; the earlier ones have one slot per id of their
-  // index. All throw std::invalid_argument naming the argument and the table.
+  // band has a slot for every id, which is the id itself (IdentityIndex) or given by an OrderIndex; the
+  // earlier ones have one slot per id of their index. All throw std::invalid_argument naming the argument and
+  // the table.
 
   // Returns the table's number. `mean`: pooled by mean, not sum.
   int add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean);

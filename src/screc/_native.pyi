@@ -273,7 +273,7 @@ class RowStore:
     io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. queue_depth: page
     reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows on SSD, 0
     for none. An index is None (the last band, addressed by id),
-    ('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. Arrays
+    ('order', slots uint32) (the last band, its slots in another order), ('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. Arrays
     are kept alive, not copied; they must not change. Calls may come from several threads.
     """
 
@@ -362,6 +362,15 @@ def build_hash_index(ids: Annotated[NDArray, dict(device='cpu', writable=False)]
     """
     Fills the hash index (docs/format.md) of ids (int64 [n], unique) and their slots (uint32 [n]) into
     keys_out (int64 [c], c > n) and slots_out (uint32 [c]).
+    """
+
+def order_by_co_access(starts: Annotated[NDArray, dict(device='cpu', writable=False)], groups: Annotated[NDArray, dict(device='cpu', writable=False)], num_groups: int, rows_per_page: int, iterations: int, order: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
+    """
+    Orders rows 0 to n - 1 so that rows read together share pages of rows_per_page rows.
+
+    Row i is in groups[starts[i] : starts[i + 1]] (uint32 below num_groups; starts int64 [n + 1]); order
+    (uint32 [n]) holds the first order, any permutation, and receives the answer. Recursive bisection, at
+    most `iterations` rounds of exchanges per cut. The answer does not depend on the pool.
     """
 
 class Submitted:

@@ -28,7 +28,7 @@ FLAGS = {
     },
     "pack": {
         *("model", "out", "plan", "statistics", "precision", "sample", "max_auc_loss", "max_log_loss_rise"),
-        "as_json",
+        *("page_order", "order_from", "order_batch_size", "as_json"),
     },
     "verify": {"artifact", "as_json"},
     "predict": {
@@ -69,6 +69,9 @@ def test_every_verb_has_help(verb: str) -> None:
         (["train", "--data", "synthetic:rows=10", "--out", "m", "--like", "x", "--dim", "8"], ["--dim", "x"]),
         (["plan", "--statistics", "nowhere", "--dram", "10%"], ["nowhere"]),
         (["pack", "nowhere", "--out", "a"], ["nowhere"]),
+        (["pack", "m", "--out", "a", "--page-order", "co-access"], ["--order-from"]),
+        (["pack", "m", "--out", "a", "--page-order", "frequency"], ["--statistics"]),
+        (["pack", "m", "--out", "a", "--order-from", "synthetic:rows=9"], ["--page-order"]),
         (["predict"], ["artifact"]),
         (["fly"], ["fly"]),
     ],

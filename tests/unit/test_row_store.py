@@ -637,12 +637,12 @@ def test_tables_are_built_in_order() -> None:
     table = store.add_table(100, 4)
     out = np.zeros((1, 4), dtype=np.float32)
     store.add_dram_band(table, np.zeros((2, 4), dtype=np.float32), hash_index(np.array([5, 7])))
-    with pytest.raises(ValueError, match="table 0 has no last band; add one without index"):
+    with pytest.raises(ValueError, match="table 0 has no last band; add one that takes every id"):
         store.gather(table, np.zeros(1, dtype=np.int64), out)
-    with pytest.raises(ValueError, match="table 0 has no last band; add one without index"):
+    with pytest.raises(ValueError, match="table 0 has no last band; add one that takes every id"):
         store.lookup(np.zeros(1, dtype=np.int64), np.arange(2), 1, out)
     store.add_dram_band(table, np.zeros((100, 4), dtype=np.float32))
-    with pytest.raises(ValueError, match="table 0 is complete: a band without index must be the last"):
+    with pytest.raises(ValueError, match="table 0 is complete: a band that takes every id must be the last"):
         store.add_dram_band(table, np.zeros((100, 4), dtype=np.float32))
     with pytest.raises(ValueError, match="threads: must not be negative, got -1"):
         _native.RowStore(threads=-1)

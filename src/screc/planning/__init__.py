@@ -3,7 +3,7 @@
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.explain import plan_summary, plot_plan, system_summary
 from screc.planning.mip import SolverError
-from screc.planning.plan import Plan, PlanError, check_plan
+from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.probe import probe
 from screc.planning.system import SystemSpec, reference_system
@@ -14,6 +14,7 @@ __all__ = [
     "PlanError",
     "SolverError",
     "SystemSpec",
+    "check_page_orders",
     "check_plan",
     "format_bytes",
     "make_plan",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -11,6 +12,7 @@ from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
 from screc.storage.frozen import Frozen
 from screc.storage.layout import TableLayout
+from screc.storage.page_order import PageOrder, ordered_layouts
 from screc.storage.row_format import RowFormat
 
 
@@ -180,4 +182,21 @@ def check_plan(plan: Plan, statistics: AccessStatistics) -> None:
     if lookups and in_tt / lookups > plan.budget.max_tt_share + 1e-6:
         raise PlanError(
             f"TT bands answer {in_tt / lookups:.4f} of the look-ups, at most {plan.budget.max_tt_share} may"
+        )
+
+
+def check_page_orders(plan: Plan, orders: Sequence[PageOrder]) -> None:
+    """Check that a plan's DRAM budget has room for the indices of page orders.
+
+    Raises:
+        PlanError: it has not; the message says how much less the plan may take.
+    """
+    ordered = ordered_layouts(plan.layouts, {order.table: order for order in orders})
+    used = sum(layout.dram_bytes for layout in ordered)
+    limit = plan.budget.dram_bytes
+    if used > limit:
+        more = used - sum(layout.dram_bytes for layout in plan.layouts)
+        raise PlanError(
+            f"page orders of {len(orders)} tables take {more} bytes of DRAM, {used - limit} more than the "
+            f"plan leaves of its {limit}; plan with {limit - more}, or keep the order of the ids"
         )

@@ -6,6 +6,7 @@ from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
 from .pack import FitError, PackReport, pack
+from .page_order import PageOrder
 from .remap import TableRemap
 from .row_store import RowStore, Ticket
 from .strategy import STRATEGIES, fastest_strategy, lookup_ns
@@ -24,6 +25,7 @@ __all__ = [
     "PackReport",
     "PackedTable",
     "PageGeometry",
+    "PageOrder",
     "ReplacedError",
     "RowStore",
     "StoredTable",

@@ -43,7 +43,7 @@ class PackedTable:
     Attributes:
         layout: its bands and where they live.
         pooling: "sum" or "mean".
-        indices: for each band the form of its index, None for the last.
+        indices: for each band the form of its index, None for a last one without.
         fit_errors: for each band the relative Frobenius error of its fit or of its row format, None where
             rows are float32 or cores were taken over.
     """
@@ -98,9 +98,9 @@ class DensePrecision:
 
 
 def index_kinds(layout: TableLayout) -> tuple[IndexKind | None, ...]:
-    """The form of each band's index; None for the last band."""
+    """The form of each band's index; None for a last band that is addressed by the id."""
     indexed = (index_kind(layout.num_embeddings, band.num_rows) for band in layout.bands[:-1])
-    return (*indexed, None)
+    return (*indexed, None if layout.bands[-1].order == "id" else "order")
 
 
 def pages_file(table: int, band: int) -> str:
@@ -109,10 +109,12 @@ def pages_file(table: int, band: int) -> str:
 
 
 def index_specs(layout: TableLayout, band: int) -> dict[str, TensorSpec]:
-    """The index arrays of a band by their last name; empty for the last band."""
+    """The index arrays of a band by their last name, as the store takes them; empty for one without."""
     kind = index_kinds(layout)[band]
     if kind is None:
         return {}
+    if kind == "order":
+        return {"slots": TensorSpec((layout.num_embeddings,), _U32)}
     if kind == "bitmap":
         words = -(-layout.num_embeddings // 64)
         return {"bits": TensorSpec((words,), _U64), "directory": TensorSpec((-(-words // 8) + 1,), _U32)}

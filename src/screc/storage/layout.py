@@ -13,11 +13,13 @@ from .row_format import LARGEST_CODE, RowFormat, ScaleOf, row_bytes
 
 Format = RowFormat | Literal["tt"]
 Memory = Literal["dram", "ssd"]
+PageOrderKind = Literal["id", "frequency", "co-access"]
 
 # Scale and bias in float32.
 _SHARED_SCALE_BYTES = 8
 # An int64 key and a uint32 slot, in two arrays so that nothing is lost to padding.
 _HASH_BYTES_PER_ENTRY = 12
+_ORDER_BYTES_PER_ID = 4
 
 
 class TtShape(Frozen):
@@ -124,6 +126,7 @@ class Band(Frozen):
 
     ``scale`` says whether each int8 or int4 row has its own scale and bias or all rows of the band share one
     ("table"); other formats have none.
+    ``order`` is that of the rows in the pages of a last band on SSD; any but the ids' costs an index.
     """
 
     start: int = Field(ge=0)
@@ -133,6 +136,7 @@ class Band(Frozen):
     device: str = "cpu"
     scale: ScaleOf = "row"
     tt: TtShape | None = None
+    order: PageOrderKind = "id"
 
     @model_validator(mode="after")
     def _consistent(self) -> Band:
@@ -144,6 +148,8 @@ class Band(Frozen):
             raise ValueError(f"a tt band lives in dram, got memory '{self.memory}'")
         if self.scale == "table" and self.format not in LARGEST_CODE:
             raise ValueError(f"only int8 and int4 bands have a scale to share, this one is {self.format}")
+        if self.order != "id" and self.memory != "ssd":
+            raise ValueError(f"order: only pages on ssd have one, got '{self.order}' in {self.memory}")
         return self
 
     @property
@@ -156,7 +162,8 @@ class TableLayout(Frozen):
     """One table as bands in rank order.
 
     The last band is addressed by the id itself and has room for every id of the table, so that its (cold)
-    rows need no index; each earlier band carries an index from id to slot (:func:`index_kind`).
+    rows need no index unless their pages are to stand in another order (``Band.order``); each earlier band
+    carries an index from id to slot (:func:`index_kind`).
     """
 
     table: str
@@ -176,6 +183,11 @@ class TableLayout(Frozen):
                 f"table {self.table}: bands cover {expected} of {self.num_embeddings} rows; cover all"
             )
         for position, band in enumerate(self.bands):
+            if band.order != "id" and position != len(self.bands) - 1:
+                raise ValueError(
+                    f"table {self.table}: order of band {position} is '{band.order}'; only the rows of the "
+                    "last band can be ordered"
+                )
             if band.tt is None:
                 continue
             if band.tt.embedding_dim != self.embedding_dim:
@@ -213,9 +225,9 @@ class TableLayout(Frozen):
         return self.row_bytes(band) * self.slots(band)
 
     def index_bytes(self, band: int) -> int:
-        """DRAM bytes of the band's id-to-slot index; 0 for the last band."""
+        """DRAM bytes of the band's id-to-slot index; 0 for a last band in the order of the ids."""
         if band == len(self.bands) - 1:
-            return 0
+            return 0 if self.bands[band].order == "id" else _ORDER_BYTES_PER_ID * self.num_embeddings
         return index_bytes(self.num_embeddings, self.bands[band].num_rows)
 
     @property
@@ -233,6 +245,11 @@ class TableLayout(Frozen):
         """SSD bytes of the table."""
         return sum(self.band_bytes(b) for b, band in enumerate(self.bands) if band.memory == "ssd")
 
+    def with_order(self, order: PageOrderKind) -> TableLayout:
+        """The same layout with its last band's rows in this order."""
+        last = Band(**{**dict(self.bands[-1]), "order": order})
+        return TableLayout(**{**dict(self), "bands": (*self.bands[:-1], last)})
+
     @classmethod
     def dense(cls, table: str, num_embeddings: int, embedding_dim: int) -> TableLayout:
         """The layout with every row fp32 in DRAM."""
@@ -240,7 +257,7 @@ class TableLayout(Frozen):
         return cls(table=table, num_embeddings=num_embeddings, embedding_dim=embedding_dim, bands=(band,))
 
 
-IndexKind = Literal["bitmap", "hash"]
+IndexKind = Literal["bitmap", "hash", "order"]
 
 
 def index_kind(num_embeddings: int, num_rows: int) -> IndexKind:

@@ -6,10 +6,10 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from .artifact import (
     PackedTable,
     dram_specs,
     index_kinds,
+    index_specs,
     pages_file,
     write_manifest,
 )
@@ -36,6 +37,7 @@ from .band_source import BandSource, IdsInRanks, same_bands, trained_whole
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
 from .layout import PAGE_BYTES, PageGeometry, TableLayout
+from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
 from .row_format import EncodingError, Scale, decode_rows, encode_rows, shared_scale
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
@@ -120,6 +122,7 @@ def pack(
     plan: PlacementPlan | None,
     out: Path | str,
     *,
+    page_orders: Sequence[PageOrder] = (),
     choose_precision: ChoosePrecision | None = None,
     progress: Progress | None = None,
 ) -> PackReport:
@@ -127,14 +130,16 @@ def pack(
 
     A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
     table trained with the plan's bands is taken over bit by bit, but for rows that the plan wants in another
-    format than float32, which are rounded to it. Memory does not grow with the table
-    beyond its remap (16 bytes per row of its indexed bands) and the projected rows of a fit.
+    format than float32, which are rounded to it. Memory does not grow with the table beyond its remap (16
+    bytes per row of its indexed bands, 8 per row of an ordered table) and the projected rows of a fit.
 
     Args:
         checkpoint: the trained model.
         statistics: the rank order of each table's rows; may be None where no whole table has to be cut.
         plan: the layout of each table, matched by name; with None every table stays as it was trained.
         out: the directory to write.
+        page_orders: the order of the rows in the pages of some tables' last bands; 4 bytes of DRAM a row.
+            Tables without one keep the order of their ids.
         choose_precision: called with the directory before it takes its place, complete but for the precision
             that it returns; what it raises keeps the artifact from being put there. None means float32.
         progress: called with bytes done and bytes to do.
@@ -152,12 +157,16 @@ def pack(
         checkpoint = Checkpoint.open(checkpoint)
     trained = [table.layout for table in checkpoint.tables]
     layouts = trained if plan is None else _match_layouts(checkpoint, plan.layouts)
+    orders = {order.table: order for order in page_orders}
+    if len(orders) != len(page_orders):
+        raise ValueError("page_orders: two are of the same table")
+    layouts = ordered_layouts(layouts, orders)
     ranks = _match_statistics(checkpoint, layouts, statistics)
     if checkpoint.path.resolve().is_relative_to(Path(out).resolve()):
         raise ValueError(f"out: {out} holds the checkpoint {checkpoint.path}; choose another path")
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
         _check_space(directory, checkpoint, layouts)
-        packer = _Packer(checkpoint, layouts, ranks, directory, progress)
+        packer = _Packer(checkpoint, layouts, ranks, orders, directory, progress)
         manifest = checkpoint.unreplaced(lambda: packer.write(None if plan is None else plan.to_dict()))
         if choose_precision is not None:
             manifest = _with_precision(directory, manifest, choose_precision(directory))
@@ -194,11 +203,12 @@ class _Packer:
         checkpoint: Checkpoint,
         layouts: Sequence[TableLayout],
         ranks: Sequence[IdsInRanks | None],
+        orders: Mapping[str, PageOrder],
         directory: Path,
         progress: Progress | None,
     ) -> None:
         self.checkpoint, self.layouts, self.ranks = checkpoint, layouts, ranks
-        self.directory, self.progress = directory, progress
+        self.orders, self.directory, self.progress = orders, directory, progress
         self.fit_errors: dict[tuple[int, int], float] = {}
         self.dense_bytes = 0
         self._source: tuple[int, BandSource] | None = None
@@ -293,10 +303,13 @@ class _Packer:
             self._advance(rows.nbytes)
 
     def _pieces(self, table: int, band: int, step: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Slots and their rows, at most ``step`` at a time."""
+        """Rows in the order they are stored, at most ``step`` at a time, with the slots that the source knows
+        them by: in a last band, whatever its order, their ids."""
         layout, source = self.layouts[table], self.source(table)
+        order = None if layout.bands[band].order == "id" else self.orders[layout.table].ids
         for start in range(0, layout.slots(band), step):
-            slots = np.arange(start, min(start + step, layout.slots(band)))
+            stop = min(start + step, layout.slots(band))
+            slots = np.arange(start, stop) if order is None else order[start:stop].astype(np.int64)
             yield slots, source.rows(band, slots)
 
     def _encoded(self, table: int, band: int, step: int) -> Iterable[np.ndarray]:
@@ -310,13 +323,25 @@ class _Packer:
         scale, error = self._scale(table, band), EncodingError()
         for slots, rows in self._pieces(table, band, step):
             try:
-                encoded = encode_rows(rows, row_format, scale, first_row=int(slots[0]))
-            except ValueError as refused:
-                raise ValueError(f"table {layout.table}, band {band}: {refused}") from refused
+                encoded = encode_rows(rows, row_format, scale)
+            except ValueError:
+                self._refuse(table, band, slots, rows)
             used = source.used(band, slots)
             error.add(rows[used], decode_rows(encoded, row_format, dim, scale)[used])
             yield encoded
         self.fit_errors[table, band] = error.relative
+
+    def _refuse(self, table: int, band: int, slots: np.ndarray, rows: np.ndarray) -> NoReturn:
+        """Raises for the first of these rows that its format cannot hold, naming it by its slot or id."""
+        row_format = self.layouts[table].bands[band].format
+        assert row_format != "tt"
+        for slot, row in zip(slots, rows, strict=True):
+            try:
+                encode_rows(row[None], row_format, self._scale(table, band), first_row=int(slot))
+            except ValueError as refused:
+                name = self.layouts[table].table
+                raise ValueError(f"table {name}, band {band}: {refused}") from refused
+        raise AssertionError("one of the rows was refused")
 
     def _scale(self, table: int, band: int) -> Scale | None:
         """What the rows of a band share; None where each has its own or none is needed."""
@@ -336,15 +361,18 @@ class _Packer:
     def _index_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:
         if self._index is None or self._index[0] != (table, band):
             self._index = None
-            layout, ids = self.layouts[table], self.source(table).ids(band)
-            if index_kinds(layout)[band] == "bitmap":
-                arrays = dict(
-                    zip(("bits", "directory"), bitmap_index(ids, layout.num_embeddings), strict=True)
-                )
+            layout, kind = self.layouts[table], index_kinds(self.layouts[table])[band]
+            arrays: Sequence[np.ndarray]
+            if kind == "order":
+                arrays = (self.orders[layout.table].slots(),)
             else:
-                slots = np.arange(len(ids), dtype=np.uint32)
-                arrays = dict(zip(("keys", "slots"), hash_index(ids, slots), strict=True))
-            self._index = ((table, band), arrays)
+                ids = self.source(table).ids(band)
+                if kind == "bitmap":
+                    arrays = bitmap_index(ids, layout.num_embeddings)
+                else:
+                    arrays = hash_index(ids, np.arange(len(ids), dtype=np.uint32))
+            named = dict(zip(index_specs(layout, band), arrays, strict=True))
+            self._index = ((table, band), named)
         return self._index[1]
 
     def _tt(self, table: int, band: int) -> Sequence[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, load_artifact, pages_file
+from .artifact import Artifact, index_specs, load_artifact, pages_file
 from .strategy import set_strategies
 
 
@@ -116,7 +116,7 @@ class RowStore:
                 kind = table.indices[position]
                 index = None
                 if kind is not None:
-                    names = ("bits", "directory") if kind == "bitmap" else ("keys", "slots")
+                    names = index_specs(layout, position)
                     index = (kind, *(tensors[f"{prefix}.index.{name}"] for name in names))
                 scale = tuple(tensors[f"{prefix}.scale"].tolist()) if band.scale == "table" else None
                 if band.tt is not None:

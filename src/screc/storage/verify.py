@@ -10,10 +10,19 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import MANIFEST_FILE, TABLES_FILE, Artifact, check_digest, pages_file, read_manifest
+from .artifact import (
+    MANIFEST_FILE,
+    TABLES_FILE,
+    Artifact,
+    check_digest,
+    index_specs,
+    pages_file,
+    read_manifest,
+)
 from .atomic import identity, read_unreplaced
 from .checksum import DamagedFileError, FileEntry
 from .layout import PAGE_BYTES
+from .page_order import is_permutation
 
 _PAGES_PER_STEP = 2048
 
@@ -188,10 +197,13 @@ def _check_tensors(artifact: Artifact) -> Iterator[Damage]:
             if kind is None:
                 continue
             rows = table.layout.bands[position].num_rows
-            names = ("bits", "directory") if kind == "bitmap" else ("keys", "slots")
-            first, second = (tensors[f"{number}.{position}.index.{name}"] for name in names)
-            good = _bitmap_good if kind == "bitmap" else _hash_good
-            if not good(first, second, table.layout.num_embeddings, rows):
+            arrays = [tensors[f"{number}.{position}.index.{n}"] for n in index_specs(table.layout, position)]
+            if kind == "order":
+                good = is_permutation(*arrays)
+            else:
+                check = _bitmap_good if kind == "bitmap" else _hash_good
+                good = check(*arrays, table.layout.num_embeddings, rows)
+            if not good:
                 fault = f"has a wrong {kind} index for table {table.layout.table}, band {position}"
                 yield Damage(TABLES_FILE, fault)
 
