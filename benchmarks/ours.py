@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from screc import _native
 from screc.data import Batch
 from screc.serving import Engine
 from screc.serving.arithmetic import Precision
 from screc.serving.calibration import arithmetic_of, calibrate
+from screc.storage.row_format import RowFormat, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Form:
         precision: of the MLPs' weights and inputs.
     """
 
-    row_format: str
+    row_format: RowFormat
     precision: Precision
 
     @property
@@ -34,7 +34,7 @@ class Form:
 
     def row_bytes(self, dim: int) -> int:
         """Bytes of a row as stored."""
-        return _native.row_bytes(self.row_format, dim)
+        return row_bytes(self.row_format, dim)
 
 
 def build_engines(
@@ -57,11 +57,9 @@ def build_engines(
     bases: dict[str, Engine] = {}
     for form in forms:
         if form.row_format not in bases:
-            options = {} if form.row_format == "fp32" else {"row_format": form.row_format}
-            try:
-                bases[form.row_format] = Engine.from_arrays(model, dense, tables, threads=threads, **options)
-            except TypeError:  # until the engine takes it
-                continue
+            bases[form.row_format] = Engine.from_arrays(
+                model, dense, tables, row_format=form.row_format, threads=threads
+            )
         base = bases[form.row_format]
         ranges = calibrate(base, [calibration]) if form.precision == "int8" else {}
         engines[form] = base.with_arithmetic(arithmetic_of(base, form.precision, ranges))

@@ -1,9 +1,9 @@
 """Job ``ssd``: random rows of 256 bytes that are not in memory, from a file of pages.
 
-Ours are the store's look-ups (each page checked, each row copied out); the peers read the same file: ``fio`` as the
-measure of what drive and kernel give, a cold memory map, and buffered reads. Every round runs every arm, with ids
-that no round before had; nothing is served from the page cache: ours and fio read past it, and the others' pages are
-dropped before each round.
+Ours are the store's look-ups (each page checked, each row copied out); the peers read the same file: ``fio``
+as the measure of what drive and kernel give, a cold memory map, and buffered reads. Every round runs every
+arm, with new random ids; nothing is served from the page cache: ours and fio read past it, and the others'
+pages are dropped before each round.
 """
 
 from __future__ import annotations
@@ -251,9 +251,7 @@ def run(*, quick: bool) -> dict[str, object]:
         shutil.rmtree(folder, ignore_errors=True)
 
     median = {name: statistics.median(values) for name, values in rates.items()}
-    limit = max(
-        (median[name] for name in names if name.startswith("fio") and "512" not in name), default=None
-    )
+    limit = max(median[f"fio d{depth}"] for depth in DEPTHS) if has_fio else None
     view = Table("arm", "rows/s", "spread", "of fio's best", "CPU us/row")
     for name in names:
         mine = not name.startswith("fio")
@@ -283,9 +281,8 @@ def run(*, quick: bool) -> dict[str, object]:
         ratios["ssd.vs_fio"] = ours / median[f"fio d{DEFAULT_DEPTH}"]
         for depth in DEPTHS:
             ratios[f"ssd.d{depth}.vs_fio"] = median[f"io_uring d{depth}"] / median[f"fio d{depth}"]
-        ratios["ssd.fio_512_vs_4096"] = (
-            median[f"fio d{DEFAULT_DEPTH} 512 B"] / median[f"fio d{DEFAULT_DEPTH}"]
-        )
+        small = median[f"fio d{DEFAULT_DEPTH} 512 B"]
+        ratios["ssd.fio_512_vs_4096"] = small / median[f"fio d{DEFAULT_DEPTH}"]
         console.print(
             f"limit: fio's {limit:,.0f} reads/s; ours at the same depth of {DEFAULT_DEPTH}: "
             f"{ratios['ssd.vs_fio']:.1%} of fio, {ratios['ssd.vs_mmap']:.1f}x a cold memory map"

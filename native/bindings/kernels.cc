@@ -65,7 +65,8 @@ void gather_rows(const AnyConstArray& rows, const AnyConstArray& ids, const AnyA
   nb::gil_scoped_release nogil;
   check_ids(id, n, num_rows);
   share(pool, n, 1024, [&](int64_t begin, int64_t end) {
-    k.gather_rows(from, width, id + begin, end - begin, to + begin * width);
+    k.pool_ids({reinterpret_cast<const std::byte*>(from), num_rows, {RowFormat::kFp32, width}},
+               {id + begin, nullptr, end - begin, false, to + begin * width, width});
   });
 }
 

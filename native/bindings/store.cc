@@ -232,7 +232,8 @@ void bind_row_store(nb::module_& module) {
       .def_ro("cache_admissions", &StoreStats::cache_admissions, "Rows that the cache took in.")
       .def_ro("cache_bytes", &StoreStats::cache_bytes,
               "Bytes of the cache's rows and counts; at most what it was given.")
-      .def_ro("dram_bytes", &StoreStats::dram_bytes, "Bytes of rows, cores, indices and cache in DRAM.")
+      .def_ro("dram_bytes", &StoreStats::dram_bytes,
+              "Bytes of rows, cores, indices, cache and strategies' copies in DRAM.")
       .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
       .def_ro("direct_io", &StoreStats::direct_io,
               "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
@@ -283,6 +284,27 @@ void bind_row_store(nb::module_& module) {
            "format and scale: as for add_dram_band.\n\n"
            "Raises OSError when the file is missing, has the wrong size, or its first or last page is "
            "damaged.")
+      .def(
+          "set_strategy",
+          [](RowStore& store, int table, const std::string& name) {
+            nb::gil_scoped_release release;
+            store.set_strategy(table, parse_strategy(name));
+          },
+          nb::arg("table"), nb::arg("name"),
+          "How the table's rows are fetched: 'gather' (the default), 'private', 'stream', 'private_stream' "
+          "or\n"
+          "'counts'. The table's only band must be in DRAM, of fp32 rows but for 'private'. Answers stay the "
+          "same to the bit,\n"
+          "except that 'counts' adds the look-ups of one row in a bag as one product. Raises ValueError "
+          "where\n"
+          "the table cannot have the strategy.")
+      .def(
+          "strategy",
+          [](const RowStore& store, int table) {
+            nb::gil_scoped_release release;
+            return std::string(strategy_name(store.strategy(table)));
+          },
+          nb::arg("table"), "The table's strategy.")
       .def("gather", gather, nb::arg("table"), nb::arg("ids"), nb::arg("out"),
            "Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the "
            "table and\n"

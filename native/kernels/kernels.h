@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/cpu.h"
+#include "kernels/id_bags.h"
 #include "kernels/row_format.h"
 #include "kernels/tt_cores.h"
 
@@ -74,9 +75,6 @@ struct Kernels {
   // At most this many outputs are computed as dot products, without panels.
   int64_t linear_max_dots;
 
-  // out[i] = rows[ids[i]] for rows float32 [*, dim].
-  void (*gather_rows)(const float* rows, int64_t dim, const int64_t* ids, int64_t n, float* out);
-
   // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to encoded rows, into
   // out + b * out_stride; an empty bag gives zeros, a bag of one row what decode_rows gives. Of quantised
   // rows the codes (times their rows' scales) and the biases are summed apart.
@@ -104,6 +102,13 @@ struct Kernels {
                    int64_t sample_stride, float* out, int64_t out_stride);
 
   void (*sigmoid)(const float* x, int64_t n, float* out);
+
+  // Pools bags of ids of one array, as pool_rows does with pointers. The answers of pool_ids and stream_ids
+  // are the same to the bit; count_ids adds a row once, times the number of its look-ups in the bag. The
+  // latter two are for fp32.
+  void (*pool_ids)(const RowArray& table, const IdBags& bags);
+  void (*stream_ids)(const RowArray& table, const IdBags& bags);
+  void (*count_ids)(const RowArray& table, const IdBags& bags);
 };
 
 // The kernels of one instruction set; std::invalid_argument when this machine cannot run it.

@@ -5,6 +5,7 @@
 #include "kernels/vector_linear.h"
 #include "kernels/vector_math.h"
 #include "kernels/vector_pool.h"
+#include "kernels/vector_small.h"
 #include "kernels/vector_tt.h"
 
 namespace screc {
@@ -28,7 +29,6 @@ const Kernels& table() {
       LinearShape<Vec16>::kPanel,
       {1, 1, 1},
       LinearShape<Vec16>::kMaxDots,
-      gather_rows<Vec16>,
       pool_rows<Vec16>,
       decode_rows<Vec16>,
       tt_rows,
@@ -36,7 +36,10 @@ const Kernels& table() {
        kVnni ? linear_int8_avx512vnni : linear<DotInt8<Vec16>>},
       encode<Vec16>,
       interact<Vec16>,
-      sigmoid<Vec16>};
+      sigmoid<Vec16>,
+      pool_ids<Vec16>,
+      stream_ids<Vec16>,
+      count_ids<Vec16>};
   return kTable;
 }
 

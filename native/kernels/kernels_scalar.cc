@@ -2,17 +2,12 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "kernels/tables.h"
 
 namespace screc {
 namespace {
-
-void gather_rows(const float* rows, int64_t dim, const int64_t* ids, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(out + i * dim, rows + ids[i] * dim, static_cast<size_t>(dim) * sizeof(float));
-  }
-}
 
 // Column c of a row in fp32, fp16 or bf16, or the code there, as a float.
 float value_at(RowFormat format, const std::byte* values, int64_t c) {
@@ -74,6 +69,54 @@ void pool_rows(const RowCodec& codec, const void* const* rows, const int64_t* of
       for (int64_t c = 0; c < dim; ++c) sum[c] /= static_cast<float>(count);
     }
   }
+}
+
+// One bag at a time, through pointers to its rows.
+void pool_ids(const RowArray& table, const IdBags& bags) {
+  const int64_t row_bytes = table.codec.row_bytes();
+  std::vector<const void*> rows;
+  for (int64_t b = 0; b < bags.num_bags; ++b) {
+    const int64_t offsets[2] = {0, bags.start(b + 1) - bags.start(b)};
+    rows.clear();
+    for (int64_t k = bags.start(b); k < bags.start(b + 1); ++k) {
+      rows.push_back(table.rows + bags.ids[k] * row_bytes);
+    }
+    pool_rows(table.codec, rows.data(), offsets, 1, bags.mean, bags.out + b * bags.out_stride,
+              bags.out_stride);
+  }
+}
+
+// entry(b, c) of every bag and column; of means, the sum.
+template <typename Entry>
+void fill_bags(int64_t dim, const IdBags& bags, const Entry& entry) {
+  for (int64_t b = 0; b < bags.num_bags; ++b) {
+    const int64_t count = bags.start(b + 1) - bags.start(b);
+    const float divisor = bags.mean && count > 1 ? static_cast<float>(count) : 1.0f;
+    for (int64_t c = 0; c < dim; ++c) bags.out[b * bags.out_stride + c] = entry(b, c) / divisor;
+  }
+}
+
+void stream_ids(const RowArray& table, const IdBags& bags) {
+  const int64_t stride = RowArray::padded_rows(table.num_rows);
+  fill_bags(table.codec.dim, bags, [&](int64_t b, int64_t c) {
+    const float* column = table.columns + c * stride;
+    if (bags.start(b + 1) - bags.start(b) == 1) return column[bags.ids[bags.start(b)]];
+    float sum = 0.0f;
+    for (int64_t k = bags.start(b); k < bags.start(b + 1); ++k) sum += column[bags.ids[k]];
+    return sum;
+  });
+}
+
+void count_ids(const RowArray& table, const IdBags& bags) {
+  const int64_t dim = table.codec.dim;
+  fill_bags(dim, bags, [&](int64_t b, int64_t c) {
+    if (bags.start(b + 1) - bags.start(b) == 1) return table.fp32()[bags.ids[bags.start(b)] * dim + c];
+    float counts[RowArray::kMaxCounted] = {};
+    for (int64_t k = bags.start(b); k < bags.start(b + 1); ++k) counts[bags.ids[k]] += 1.0f;
+    float sum = 0.0f;
+    for (int64_t r = 0; r < table.num_rows; ++r) sum += counts[r] * table.fp32()[r * dim + c];
+    return sum;
+  });
 }
 
 void tt_rows(const TtCores& cores, const int64_t* slots, int64_t n, float* out) {
@@ -206,18 +249,11 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{Isa::kScalar,
-                                  1,
-                                  {1, 1, 1},
-                                  0,
-                                  gather_rows,
-                                  pool_rows,
-                                  decode_rows,
-                                  tt_rows,
-                                  {linear_fp32, linear_bf16, linear_int8},
-                                  encode,
-                                  interact,
-                                  sigmoid};
+  static constexpr Kernels kTable{
+      Isa::kScalar, 1,           {1, 1, 1}, 0,
+      pool_rows,    decode_rows, tt_rows,   {linear_fp32, linear_bf16, linear_int8},
+      encode,       interact,    sigmoid,   pool_ids,
+      stream_ids,   count_ids};
   return kTable;
 }
 

@@ -110,6 +110,38 @@ struct Vec8 {
   static F load4(const float* p) { return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)); }
   static F permute4(F x, Index index) { return _mm256_permutevar_ps(x, index); }
 
+  // entries[index] of kRegisters vectors of entries, for every lane.
+  template <int kRegisters>
+  static F pick(const float* entries, Index index) {
+    if constexpr (kRegisters == 1) {
+      return permute(load(entries), index);
+    } else {
+      constexpr int kBit = kRegisters == 2 ? 3 : kRegisters == 4 ? 4 : 5;  // the one that tells the half
+      static_assert(kRegisters <= 8);
+      const F low = pick<kRegisters / 2>(entries, index);
+      const F high = pick<kRegisters / 2>(entries + kRegisters / 2 * kLanes, index);
+      return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 31 - kBit)));
+    }
+  }
+  // How often each of the values [8g, 8g + 8) is among n <= 255 values, one count a byte.
+  static uint64_t count8(const int64_t* values, int64_t n, int64_t g) {
+    const __m256i one = _mm256_set1_epi64x(1), first = _mm256_set1_epi64x(64 * g);
+    __m256i sum = _mm256_setzero_si256();
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+      const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + i));
+      // A shift of 64 bits or more, a negative one too, leaves nothing.
+      sum =
+          _mm256_add_epi64(sum, _mm256_sllv_epi64(one, _mm256_sub_epi64(_mm256_slli_epi64(value, 3), first)));
+    }
+    const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    auto counts = static_cast<uint64_t>(_mm_cvtsi128_si64(half) + _mm_extract_epi64(half, 1));
+    for (; i < n; ++i) {
+      const auto shift = static_cast<uint64_t>(8 * (values[i] - 8 * g));
+      counts += shift < 64 ? uint64_t{1} << shift : 0;
+    }
+    return counts;
+  }
   // In every 128-bit part: the transpose of the 4 x 4 floats of x[0] to x[3].
   static void transpose4(F* x) {
     const F a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);

@@ -105,6 +105,33 @@ struct Vec16 {
   static F load4(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
   static F permute4(F x, Index index) { return _mm512_permutevar_ps(x, index); }
 
+  // entries[index] of kRegisters vectors of entries, for every lane.
+  template <int kRegisters>
+  static F pick(const float* entries, Index index) {
+    if constexpr (kRegisters == 1) {
+      return permute(load(entries), index);
+    } else if constexpr (kRegisters == 2) {
+      return _mm512_permutex2var_ps(load(entries), index, load(entries + kLanes));
+    } else {
+      constexpr int64_t kHalf = kRegisters / 2 * kLanes;
+      const __mmask16 upper = _mm512_test_epi32_mask(index, _mm512_set1_epi32(kHalf));
+      return _mm512_mask_blend_ps(upper, pick<kRegisters / 2>(entries, index),
+                                  pick<kRegisters / 2>(entries + kHalf, index));
+    }
+  }
+  // How often each of the values [8g, 8g + 8) is among n <= 255 values, one count a byte.
+  static uint64_t count8(const int64_t* values, int64_t n, int64_t g) {
+    const __m512i one = _mm512_set1_epi64(1), first = _mm512_set1_epi64(64 * g);
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t i = 0; i < n; i += 8) {
+      const auto part = static_cast<__mmask8>(n - i >= 8 ? 255 : (1 << (n - i)) - 1);
+      // A shift of 64 bits or more, a negative one too, leaves nothing.
+      const __m512i shift =
+          _mm512_sub_epi64(_mm512_slli_epi64(_mm512_maskz_loadu_epi64(part, values + i), 3), first);
+      sum = _mm512_add_epi64(sum, _mm512_maskz_sllv_epi64(part, one, shift));
+    }
+    return static_cast<uint64_t>(_mm512_reduce_add_epi64(sum));
+  }
   // In every 128-bit part: the transpose of the 4 x 4 floats of x[0] to x[3].
   static void transpose4(F* x) {
     const F a = _mm512_unpacklo_ps(x[0], x[1]), b = _mm512_unpackhi_ps(x[0], x[1]);

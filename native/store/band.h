@@ -11,6 +11,7 @@
 #include "kernels/tt_cores.h"
 #include "store/index.h"
 #include "store/page.h"
+#include "store/strategy.h"
 
 namespace screc {
 
@@ -43,6 +44,9 @@ struct Table {
   bool staged = false;
   // Cost of a look-up, in look-ups of a DRAM row.
   std::int64_t weight = 1;
+
+  // How its rows are fetched where the table is one array.
+  TableStrategy strategy = {};
 
   // The rows of a table that is one array, else null.
   const std::byte* whole() const {

@@ -14,12 +14,29 @@ namespace {
 constexpr std::int64_t kUnitLookups = 1024;
 // Below this many look-ups of DRAM rows, waking other threads costs more than they save.
 constexpr std::int64_t kAlone = 1024;
+// At most this many look-ups have their rows prefetched before the first is used.
+constexpr std::int64_t kFew = 512;
 
 [[noreturn]] void refuse_id(const Segment& segment, std::int64_t position) {
   throw std::invalid_argument("ids[" + std::to_string(position) + "] is " +
                               std::to_string(segment.ids[position]) + ", outside table " +
                               std::to_string(segment.number) + " of " +
                               std::to_string(segment.table->num_embeddings) + " rows");
+}
+
+// Throws for an id outside the table among look-ups [first, first + count) of the segment.
+void check_ids(const Segment& segment, std::int64_t first, std::int64_t count) {
+  const std::int64_t* ids = segment.ids + segment.first_id + first;
+  const std::int64_t last = segment.table->num_embeddings - 1;
+  std::uint64_t wrong = 0;  // its sign bit: some id is negative or above the last
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto id = static_cast<std::uint64_t>(ids[i]);
+    wrong |= id | (static_cast<std::uint64_t>(last) - id);
+  }
+  if ((wrong >> 63) == 0) return;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (ids[i] < 0 || ids[i] > last) refuse_id(segment, segment.first_id + first + i);
+  }
 }
 
 // Splits the open positions into those whose id the index knows (found, with slots; returns how many) and the
@@ -54,6 +71,7 @@ void Lookup::use(ThreadPool& threads) {
 }
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
+  if (table.whole() != nullptr) return 0;
   const std::int64_t row_bytes = table.dim * static_cast<std::int64_t>(sizeof(float));
   std::int64_t bytes = sizeof(const void*);
   if (table.staged) bytes += row_bytes;
@@ -64,23 +82,31 @@ std::int64_t Lookup::scratch_bytes(const Table& table) {
 }
 
 void Lookup::prepare(std::vector<Segment>& segments) {
-  std::int64_t lookups = 0, work = 0, tt_lookups = 0, staged_floats = 0;
-  num_units_ = ssd_units_ = 0;
+  std::int64_t lookups = 0, pointers = 0, work = 0, tt_lookups = 0, staged_floats = 0;
   for (Segment& segment : segments) {
-    segment.base = lookups;
-    segment.first_unit = num_units_;
-    const std::int64_t per_unit =
-        segment.num_samples * kUnitLookups / std::max<std::int64_t>(segment.num_ids, 1);
-    segment.unit_samples = std::clamp<std::int64_t>(per_unit, 1, kUnitLookups);
-    num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
-    if (segment.table->has_ssd) ssd_units_ = num_units_;
+    segment.base = pointers;
     lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
+    if (segment.table->whole() == nullptr) pointers += segment.num_ids;
     if (segment.table->has_tt) tt_lookups += segment.num_ids;
     if (segment.table->staged) staged_floats += segment.num_ids * segment.table->dim;
   }
   alone_ = work <= kAlone;
-  if (rows_.size() < static_cast<std::size_t>(lookups)) rows_.resize(static_cast<std::size_t>(lookups));
+  num_units_ = ssd_units_ = 0;
+  for (Segment& segment : segments) {
+    segment.first_unit = num_units_;
+    if (alone_) {
+      segment.unit_samples = std::max<std::int64_t>(segment.num_samples, 1);
+      num_units_ += segment.num_samples > 0;
+    } else {
+      const std::int64_t per_unit =
+          segment.num_samples * kUnitLookups / std::max<std::int64_t>(segment.num_ids, 1);
+      segment.unit_samples = std::clamp<std::int64_t>(per_unit, 1, kUnitLookups);
+      num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
+    }
+    if (segment.table->has_ssd) ssd_units_ = num_units_;
+  }
+  if (rows_.size() < static_cast<std::size_t>(pointers)) rows_.resize(static_cast<std::size_t>(pointers));
   arena_.begin(staged_floats);
   tt_.begin(tt_lookups);
   for (const Segment& segment : segments) {
@@ -139,19 +165,7 @@ void Lookup::resolve_band(const Segment& segment, const Band& band, std::int64_t
 void Lookup::resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker) {
   const Table& table = *segment.table;
   const std::int64_t* ids = segment.ids + segment.first_id + first;
-  const std::int64_t base = segment.base + first;
-  const auto limit = static_cast<std::uint64_t>(table.num_embeddings);
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (static_cast<std::uint64_t>(ids[i]) >= limit) refuse_id(segment, segment.first_id + first + i);
-  }
-  if (const std::byte* whole = table.whole()) {
-    const std::int64_t row_bytes = table.codec.row_bytes();
-    for (std::int64_t i = 0; i < count; ++i) {
-      rows_[static_cast<std::size_t>(base + i)] = whole + ids[i] * row_bytes;
-    }
-    worker.dram_rows += count;
-    return;
-  }
+  check_ids(segment, first, count);
   for (std::int64_t i = 0; i < count; ++i) worker.open[i] = static_cast<std::int32_t>(i);
   std::int64_t open = count;
   for (const Band& band : table.bands) {
@@ -207,6 +221,37 @@ void Lookup::pool_unit(const Segment& segment, std::int64_t unit) {
   pool(segment, first, std::min(segment.num_samples, first + segment.unit_samples));
 }
 
+// Samples [first, last) of a table that is one array: look-ups [begin, end) of the segment.
+void Lookup::run_whole(const Segment& segment, std::int64_t first, std::int64_t last, std::int64_t begin,
+                       std::int64_t end, Worker& worker) {
+  check_ids(segment, begin, end - begin);
+  IdBags bags{
+      segment.ids,       nullptr, last - first, segment.table->mean, segment.out + first * segment.out_stride,
+      segment.out_stride};
+  if (segment.offsets != nullptr) {
+    bags.offsets = segment.offsets + first;
+  } else {
+    bags.ids += segment.first_id + begin;
+  }
+  segment.table->strategy.pool(bags, static_cast<int>(&worker - workers_.data()));
+  worker.dram_rows += end - begin;
+}
+
+// Asks for the rows of all tables at once, so that a call of few look-ups waits for memory once.
+void Lookup::prefetch_rows(const std::vector<Segment>& segments) {
+  for (const Segment& segment : segments) {
+    if (segment.table->whole() == nullptr) continue;
+    const std::int64_t bytes = segment.table->codec.row_bytes();
+    const auto rows = reinterpret_cast<std::uintptr_t>(segment.table->strategy.rows(0));
+    for (std::int64_t i = 0; i < segment.num_ids; ++i) {
+      // Not checked yet: a prefetch from anywhere does no harm.
+      const auto row = rows + static_cast<std::uintptr_t>(segment.ids[segment.first_id + i] * bytes);
+      for (std::int64_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(reinterpret_cast<const void*>(row + static_cast<std::uintptr_t>(at)));
+    }
+  }
+}
+
 void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker) {
   const std::int64_t first = (unit - segment.first_unit) * segment.unit_samples;
   const std::int64_t last = std::min(segment.num_samples, first + segment.unit_samples);
@@ -214,6 +259,10 @@ void Lookup::run_unit(const Segment& segment, std::int64_t unit, Worker& worker)
   if (segment.offsets != nullptr) {
     begin = segment.offsets[first] - segment.first_id;
     end = segment.offsets[last] - segment.first_id;
+  }
+  if (segment.table->whole() != nullptr) {
+    run_whole(segment, first, last, begin, end, worker);
+    return;
   }
   for (; begin < end; begin += kPiece) resolve(segment, begin, std::min(kPiece, end - begin), worker);
   if (!waits(segment)) pool(segment, first, last);
@@ -247,6 +296,7 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
 
 void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader) {
   prepare(segments);
+  if (alone_ && num_lookups_ <= kFew) prefetch_rows(segments);
   for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
     run_unit(segment, unit, worker);
   });

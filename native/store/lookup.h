@@ -75,6 +75,9 @@ class Lookup {
   bool waits(const Segment& segment) const;
   // Resolves the unit's look-ups, and pools them unless they wait.
   void run_unit(const Segment& segment, std::int64_t unit, Worker& worker);
+  void run_whole(const Segment& segment, std::int64_t first, std::int64_t last, std::int64_t begin,
+                 std::int64_t end, Worker& worker);
+  static void prefetch_rows(const std::vector<Segment>& segments);
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
   void resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                     Worker& worker);

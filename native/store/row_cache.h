@@ -1,15 +1,14 @@
 // Rows of SSD bands kept in DRAM, for those that are wanted again and again.
 //
 // A row's place is one set, found by a hash of its band and slot. A set has 8 ways, which hold rows, and 10
-// candidates: rows that were wanted lately and are not held. All 18 are counted in the manner of HotSketch
-// (CAFE, SIGMOD 2024, section 4: buckets of few cells, the least cell gives way), with two differences that
-// keep traffic of rows that are wanted once out of the cache:
+// candidates: fingerprints of rows that were wanted lately and are not held. All 18 are counted in the manner
+// of HotSketch (CAFE, SIGMOD 2024: buckets of few cells, of which the least gives way), with two differences
+// that keep rows that are wanted once out of the cache:
 //
-// - A row takes the place of the least way only when it was wanted more often, by its own count: it inherits
-// none.
+// - A row takes the place of the least way only when it was wanted more often than that, by its own count: it
+//   inherits none.
 // - A candidate that comes to a full set takes one from the count of the least candidate (the oldest of
-// several)
-//   and replaces it only when nothing is left of it; else it is forgotten.
+//   several) and replaces it only when nothing is left of it; else it is forgotten.
 //
 // Old fame fades: all counts are halved after every kAgeAccesses accesses per way, each set when it is next
 // touched. The policy depends on nothing but the sequence of calls.

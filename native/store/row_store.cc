@@ -16,6 +16,8 @@ int64_t bytes_of(const BandIndex& index) {
   return std::visit([](const auto& form) { return form.bytes(); }, index);
 }
 
+RowArray row_array(const Table& table) { return {table.whole(), table.num_embeddings, table.codec}; }
+
 bool is_last(const BandIndex& index) { return std::holds_alternative<IdentityIndex>(index); }
 
 // Of a scale and bias that all rows share.
@@ -119,6 +121,40 @@ void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, cons
   Band band{Band::Kind::kDram, index, num_rows, codec};
   band.rows = static_cast<const std::byte*>(rows);
   append(table, std::move(band), num_rows * codec.row_bytes() + shared_bytes(codec));
+  if (owner.closed && owner.whole() != nullptr) apply_strategies();
+}
+
+Strategy RowStore::strategy(int table) const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return checked_table(table).strategy.strategy();
+}
+
+void RowStore::set_strategy(int number, Strategy strategy) {
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  const Table& table = checked_table(number);
+  check_closed(number);
+  if (table.whole() == nullptr) {
+    if (strategy == Strategy::kGather) return;
+    throw std::invalid_argument("strategy '" + std::string(strategy_name(strategy)) +
+                                "' is for tables whose only band is rows in DRAM; table " + text(number) +
+                                " has other bands: use 'gather'");
+  }
+  StrategyArrays::check(row_array(table), strategy);
+  apply_strategies(number, strategy);
+}
+
+void RowStore::apply_strategies(int changed, Strategy strategy) {
+  std::vector<StrategyArrays::Member> members;
+  for (size_t number = 0; number < tables_.size(); ++number) {
+    Table& table = *tables_[number];
+    if (!table.closed || table.whole() == nullptr) continue;
+    const bool change = static_cast<int>(number) == changed;
+    members.push_back({row_array(table), change ? strategy : table.strategy.strategy(), &table.strategy});
+  }
+  const int64_t before = strategy_arrays_.bytes();
+  strategy_arrays_.build(members, threads_.num_threads());
+  std::lock_guard<std::mutex> lock(stats_mutex_);
+  stats_.dram_bytes += strategy_arrays_.bytes() - before;
 }
 
 void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index) {
@@ -393,7 +429,7 @@ void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
   context->lookup.use(threads_);
   const Table& table = checked_table(number);
   check_closed(number);
-  const int64_t most = std::max<int64_t>(1, kScratchBytes / Lookup::scratch_bytes(table));
+  const int64_t most = kScratchBytes / std::max<int64_t>(1, Lookup::scratch_bytes(table));
   for (int64_t first = 0; first < n; first += most) {
     const int64_t part = std::min(most, n - first);
     context->segments.clear();

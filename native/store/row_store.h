@@ -30,7 +30,7 @@ struct StoreStats {
   int64_t cache_hits, cache_misses;  // rows of which the cache held, and did not hold, a copy
   int64_t cache_admissions;          // rows that it took in
   int64_t cache_bytes;               // its rows and counts; at most what it was given
-  int64_t dram_bytes;                // rows, cores, indices and cache_bytes
+  int64_t dram_bytes;                // rows, cores, indices, cache_bytes and the copies of strategies
   std::string io_backend;            // "io_uring" or "pread"; "none" without SSD bands
   bool direct_io;                    // false when some file is read through the page cache
   int queue_depth;
@@ -83,6 +83,11 @@ class RowStore {  // all methods are thread-safe
   void add_ssd_band(int table, const std::string& path, int band, const RowCodec& codec,
                     const BandIndex& index);
 
+  // How the table's rows are fetched, 'gather' until it is set. Throws std::invalid_argument where the table
+  // cannot have the strategy: its only band must be rows in DRAM, few enough and in a format for it.
+  void set_strategy(int table, Strategy strategy);
+  Strategy strategy(int table) const;
+
   int num_tables() const;
   bool reads_ssd() const;  // some band lives there
   int64_t num_embeddings(int table) const;
@@ -114,6 +119,8 @@ class RowStore {  // all methods are thread-safe
   const Table& checked_table(int table) const;
   void check_closed(int table) const;
   void append(int table, Band band, int64_t bytes);
+  // Makes what the strategies of all tables need; table `changed` gets a new one.
+  void apply_strategies(int changed = -1, Strategy strategy = Strategy::kGather);
   void check_offsets(const LookupRequest& request, int64_t first, int64_t count) const;
   int64_t scratch_bytes(const LookupRequest& request, int64_t first, int64_t count) const;
   void choose_io();
@@ -135,6 +142,7 @@ class RowStore {  // all methods are thread-safe
   const int64_t cache_bytes_;
   mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
+  StrategyArrays strategy_arrays_;
   SsdBands ssd_;
   std::uint64_t num_tt_bands_ = 0;
   LookupContexts contexts_;

@@ -230,7 +230,7 @@ class StoreStats:
 
     @property
     def dram_bytes(self) -> int:
-        """Bytes of rows, cores, indices and cache in DRAM."""
+        """Bytes of rows, cores, indices, cache and strategies' copies in DRAM."""
 
     @property
     def io_backend(self) -> str:
@@ -303,6 +303,17 @@ class RowStore:
 
         Raises OSError when the file is missing, has the wrong size, or its first or last page is damaged.
         """
+
+    def set_strategy(self, table: int, name: str) -> None:
+        """
+        How the table's rows are fetched: 'gather' (the default), 'private', 'stream', 'private_stream' or
+        'counts'. The table's only band must be in DRAM, of fp32 rows but for 'private'. Answers stay the same to the bit,
+        except that 'counts' adds the look-ups of one row in a bag as one product. Raises ValueError where
+        the table cannot have the strategy.
+        """
+
+    def strategy(self, table: int) -> str:
+        """The table's strategy."""
 
     def gather(self, table: int, ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """

@@ -86,7 +86,7 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
                 touched = (1 - np.exp(-lookups * p[band.start :])).sum()
                 pages = groups * (1 - np.exp(-touched / groups)) * geometry.pages_per_row
                 copying = lookups * mass * system.gather_ns(width, cached=True) * 1e-9
-                expected["ssd_seconds"] += pages / system.pages_per_second(64) + copying
+                expected["ssd_seconds"] += pages / system.pages_per_second(model.queue_depth) + copying
             size = layout.index_bytes(b)
             if size:
                 hit, miss = (system.gather_ns(64, cached=kind) for kind in (True, False))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from row_formats import decode, encode
 from test_row_store import bitmap_index, gather, write_pages
 
 from screc import _native
@@ -224,6 +225,29 @@ def test_rows_of_several_lengths_share_the_bytes(tmp_path: Path) -> None:
     assert stats.cache_hits > 0.4 * (stats.cache_hits + stats.cache_misses)
     assert stats.ssd_rows == stats.lookups == 30 * 3 * 50
     assert stats.cache_hits + stats.cache_misses <= stats.ssd_rows
+
+
+@pytest.mark.parametrize("dim", [1, 13, 16])
+@pytest.mark.parametrize("fmt", ["fp16", "int8", "int4"])
+def test_encoded_rows_are_cached_as_they_are(tmp_path: Path, fmt: str, dim: int) -> None:
+    rows = random_rows(900, dim)
+    raw = encode(rows, fmt)
+    want = decode(raw, fmt, dim)
+    own = np.arange(0, 900, 5)
+    store = _native.RowStore(threads=2, cache_bytes=6000)
+    for table in range(2):  # all on SSD, and with float32 rows in DRAM beside them
+        store.add_table(900, dim)
+        if table == 1:
+            store.add_dram_band(table, rows[own], bitmap_index(own, 900))
+        path = write_pages(tmp_path / f"{table}.pages", raw, table, table)
+        store.add_ssd_band(table, path, table, format=fmt)
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        ids = generator.zipf(1.3, 200) % 900
+        np.testing.assert_array_equal(gather(store, 0, ids, dim), want[ids])
+        mixed = np.where((ids % 5 == 0)[:, None], rows[ids], want[ids])
+        np.testing.assert_array_equal(gather(store, 1, ids, dim), mixed)
+    assert store.stats().cache_hits > 0
 
 
 def test_a_call_over_many_tables_uses_one_cache(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def system_summary(system: SystemSpec, console: Console) -> None:
         view.add_row(
             "dense layer", f"B = {gemm.samples}", f"{gemm.gflops:,.0f} GFLOP/s", f"{gemm.spread:.0%}"
         )
+    for look in system.strategies:
+        at = f"{look.rows} x {look.embedding_dim}, {look.pooling} to a bag"
+        view.add_row(f"small table, {look.strategy}", at, f"{look.ns_per_lookup:.2f} ns/look-up", "")
     for read in system.ssd.reads if system.ssd else ():
         rate = f"{read.pages_per_second:,.0f} pages/s"
         view.add_row(f"SSD, {system.ssd.backend}", f"depth {read.queue_depth}", rate, f"{read.spread:.0%}")

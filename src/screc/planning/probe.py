@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 import shutil
@@ -22,10 +23,12 @@ from screc.planning.system import (
     GemmRate,
     ReadRate,
     SsdSpec,
+    StrategyRate,
     SystemSpec,
     TtRate,
 )
 from screc.storage.layout import PAGE_BYTES, TtShape
+from screc.storage.strategy import MAX_TIMED_BYTES, lookup_ns
 
 _ROW_BYTES = (16, 32, 64, 128, 256, 512, 1024)
 _TT_RANKS = (4, 8, 16, 32, 64)
@@ -33,6 +36,9 @@ _TT_DIMS = (16, 64, 128)
 _TT_ROWS = 10_000_000
 _GEMM_SAMPLES = (1, 4, 16, 64, 256, 1024, 4096)
 _GEMM_SHAPE = (256, 512)
+_STRATEGY_ROWS = (4, 16, 32, 64, 256, 1024, 4096)
+_STRATEGY_DIMS = (16, 64)
+_POOLINGS = (1, 32)
 _QUEUE_DEPTHS = (1, 4, 16, 64, 256)
 _FILE_BYTES = 2**30
 _SMALLEST_FILE_BYTES = 2**26
@@ -88,6 +94,7 @@ def probe(
         ssd=ssd_spec,
         gemm=measuring.gemm(),
         tt=measuring.tt(),
+        strategies=measuring.strategies(),
     )
 
 
@@ -98,17 +105,22 @@ class _Probe:
         self._progress = progress
         self._done = 0
         others = 2 * len(_ROW_BYTES) + 1 + len(_TT_RANKS) * len(_TT_DIMS) + len(_GEMM_SAMPLES)
-        self._steps = others + (len(_QUEUE_DEPTHS) if ssd else 0)
+        # Besides the time given: some milliseconds each.
+        brief = len(_STRATEGY_ROWS) * len(_STRATEGY_DIMS) * len(_POOLINGS)
+        self._steps = others + brief + (len(_QUEUE_DEPTHS) if ssd else 0)
         self._read_seconds = seconds * _SSD_SHARE / len(_QUEUE_DEPTHS)
         self._seconds = seconds * (1 - _SSD_SHARE if ssd else 1) / others
+
+    def _announce(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(what, self._done, self._steps)
+        self._done += 1
 
     def _measure(
         self, what: str, run: Callable[[], object], seconds: float | None = None
     ) -> tuple[float, float]:
         """Median seconds of a call and interquartile range / median."""
-        if self._progress is not None:
-            self._progress(what, self._done, self._steps)
-        self._done += 1
+        self._announce(what)
         seconds = self._seconds if seconds is None else seconds
         run()
         times: list[float] = []
@@ -181,7 +193,7 @@ class _Probe:
         return tuple(rates)
 
     def tt(self) -> tuple[TtRate, ...]:
-        """Rows of a table of ten million, rebuilt from its cores as serving does: shared work is done once."""
+        """Rows of a table of ten million, rebuilt from its cores as serving does: shared work once."""
         rates = []
         for dim in _TT_DIMS:
             for tt_rank in _TT_RANKS:
@@ -209,6 +221,27 @@ class _Probe:
                         spread=spread,
                     )
                 )
+        return tuple(rates)
+
+    def strategies(self) -> tuple[StrategyRate, ...]:
+        """Look-ups in small tables by every strategy that they can have."""
+        rates = []
+        for num_rows, dim, pooling in itertools.product(_STRATEGY_ROWS, _STRATEGY_DIMS, _POOLINGS):
+            self._announce(f"look-ups in a table of {num_rows} rows x {dim}, {pooling} to a bag")
+            rows = self._random.standard_normal((num_rows, dim), dtype=np.float32)
+            if rows.nbytes > MAX_TIMED_BYTES:
+                continue
+            costs = lookup_ns(rows, pooling=pooling, threads=self.pool.num_threads)
+            rates += [
+                StrategyRate(
+                    strategy=strategy,
+                    rows=num_rows,
+                    embedding_dim=dim,
+                    pooling=pooling,
+                    ns_per_lookup=ns,
+                )
+                for strategy, ns in costs.items()
+            ]
         return tuple(rates)
 
     def ssd(self, directory: Path) -> SsdSpec:

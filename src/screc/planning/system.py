@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from screc.planning.documents import Document
 from screc.storage.frozen import Frozen
 from screc.storage.layout import TtShape
+from screc.storage.strategy import MAX_TIMED_BYTES, STRATEGIES, fastest_strategy
 
 
 class GatherRate(Frozen):
@@ -72,6 +73,17 @@ class TtRate(Frozen):
     spread: float = Field(default=0.0, ge=0)
 
 
+class StrategyRate(Frozen):
+    """Time of a look-up in a small fp32 table by one strategy, all threads together (wall-clock ns)."""
+
+    strategy: Literal[STRATEGIES]  # type: ignore[valid-type]
+    rows: PositiveInt
+    embedding_dim: PositiveInt
+    pooling: PositiveInt
+    """Look-ups in each bag."""
+    ns_per_lookup: PositiveFloat
+
+
 class SystemSpec(Document):
     """Measured rates of one host (or a preset), as versioned JSON. No host name is recorded."""
 
@@ -90,6 +102,8 @@ class SystemSpec(Document):
     """None where there is no SSD to plan with."""
     gemm: tuple[GemmRate, ...] = Field(min_length=1)
     tt: tuple[TtRate, ...] = Field(min_length=1)
+    strategies: tuple[StrategyRate, ...] = ()
+    """Empty where they were not measured."""
 
     @model_validator(mode="after")
     def _ordered(self) -> SystemSpec:
@@ -129,6 +143,30 @@ class SystemSpec(Document):
         """Float operations per second of a fully connected layer on ``samples`` rows."""
         sizes = np.log([rate.samples for rate in self.gemm])
         return 1e9 * float(np.interp(math.log(samples), sizes, [rate.gflops for rate in self.gemm]))
+
+    def best_strategy(self, rows: int, dim: int, pooling: float = 1.0) -> str:
+        """The look-up strategy for an fp32 table in DRAM of ``rows`` rows of ``dim`` columns.
+
+        That of the measured table nearest in dimension and pooling, and of those the smallest with as many
+        rows, so that what was possible there is possible here. Larger tables than any measured are gathered.
+        """
+        if 4 * rows * dim > MAX_TIMED_BYTES:
+            return "gather"
+        as_large = [rate for rate in self.strategies if rate.rows >= rows]
+        if not as_large:
+            return "gather"
+
+        def distance(rate: StrategyRate) -> tuple[float, float, int]:
+            return (
+                abs(math.log(rate.embedding_dim / dim)),
+                abs(math.log(rate.pooling / max(pooling, 1.0))),
+                rate.rows,
+            )
+
+        nearest = distance(min(as_large, key=distance))
+        return fastest_strategy(
+            {rate.strategy: rate.ns_per_lookup for rate in as_large if distance(rate) == nearest}
+        )
 
     def pages_per_second(self, queue_depth: int) -> float:
         """Random 4 KiB reads per second at a queue depth, interpolated over log depth; 0 without an SSD."""

@@ -97,6 +97,7 @@ class Engine:
         io: str = "auto",
         queue_depth: int = 256,
         cache_bytes: int | None = None,
+        strategies: str | Mapping[str, str] = "gather",
     ) -> Engine:
         """Open an artifact for serving, in the precision that it was packed for.
 
@@ -107,6 +108,7 @@ class Engine:
             queue_depth: reads in flight at once.
             cache_bytes: DRAM for a cache of rows that stand on SSD; None takes what the artifact's plan keeps
                 for it (0 without a plan).
+            strategies: how rows of small tables are fetched, as ``screc.storage.RowStore.open`` takes it.
 
         Raises:
             FileNotFoundError: there is no artifact at ``path``.
@@ -123,6 +125,7 @@ class Engine:
                 queue_depth=queue_depth,
                 threads=threads,
                 cache_bytes=planned if cache_bytes is None else cache_bytes,
+                strategies=strategies,
             )
             tables = [
                 TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)

@@ -8,10 +8,12 @@ from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index
 from .pack import FitError, PackReport, pack
 from .remap import TableRemap
 from .row_store import RowStore, Ticket
+from .strategy import STRATEGIES, fastest_strategy, lookup_ns
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .verify import Damage, VerifyReport, verify
 
 __all__ = [
+    "STRATEGIES",
     "Artifact",
     "Band",
     "Checkpoint",
@@ -32,8 +34,10 @@ __all__ = [
     "Ticket",
     "TtShape",
     "VerifyReport",
+    "fastest_strategy",
     "index_bytes",
     "index_kind",
+    "lookup_ns",
     "pack",
     "replace_directory",
     "replace_file",

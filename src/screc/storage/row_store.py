@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from screc import _native
 
 from .artifact import Artifact, load_artifact, pages_file
+from .strategy import set_strategies
 
 
 class Ticket:
@@ -61,6 +63,7 @@ class RowStore:
         queue_depth: int = 256,
         threads: int = 0,
         cache_bytes: int = 0,
+        strategies: str | Mapping[str, str] = "gather",
     ) -> RowStore:
         """Opens the tables of an artifact: loads and checks what lives in DRAM, opens the SSD bands.
 
@@ -70,6 +73,10 @@ class RowStore:
             queue_depth: reads in flight at most, of each look-up.
             threads: threads for look-ups and the engine; 0 means one per available core.
             cache_bytes: DRAM for a cache of rows that stand on SSD, its bookkeeping included; 0 for none.
+            strategies: how the rows of tables whose only band is in DRAM are fetched: one of
+                ``screc.storage.STRATEGIES`` for each table that can have it, strategies by table name, or
+                "measured": small tables of fp32 rows are timed now, some milliseconds each, and take the
+                fastest. The others are gathered.
 
         A path whose artifact is replaced meanwhile is opened again, so that the rows are of one artifact.
 
@@ -78,18 +85,27 @@ class RowStore:
             DamagedFileError: a file is missing, cut or changed.
             ReplacedError: the artifact given as ``path`` was replaced since it was opened.
             OSError: SSD bands cannot be opened, or ``io`` is refused here.
-            ValueError: an argument is out of range.
+            ValueError: an argument is out of range, or a named table cannot have its strategy.
+            KeyError: ``strategies`` names no table.
         """
 
         def load(artifact: Artifact) -> RowStore:
-            return cls._load(artifact, io, queue_depth, threads, cache_bytes)
+            return cls._load(artifact, io, queue_depth, threads, cache_bytes, strategies)
 
         if isinstance(path, Artifact):
             return path.unreplaced(lambda: load(path))
         return load_artifact(path, load)
 
     @classmethod
-    def _load(cls, artifact: Artifact, io: str, queue_depth: int, threads: int, cache_bytes: int) -> RowStore:
+    def _load(
+        cls,
+        artifact: Artifact,
+        io: str,
+        queue_depth: int,
+        threads: int,
+        cache_bytes: int,
+        strategies: str | Mapping[str, str],
+    ) -> RowStore:
         native = _native.RowStore(io=io, queue_depth=queue_depth, threads=threads, cache_bytes=cache_bytes)
         tensors = artifact.load_tables()
         for number, table in enumerate(artifact.tables):
@@ -112,9 +128,16 @@ class RowStore:
                 else:
                     pages = str(artifact.path / pages_file(number, position))
                     native.add_ssd_band(number, pages, position, index, format=band.format, scale=scale)
+        names = tuple(table.layout.table for table in artifact.tables)
+        single = {
+            number: tensors[f"{number}.0.rows"]
+            for number, table in enumerate(artifact.tables)
+            if len(table.layout.bands) == 1 and f"{number}.0.rows" in tensors
+        }
+        set_strategies(native, strategies, names, single, threads=threads)
         return cls(
             native,
-            tuple(table.layout.table for table in artifact.tables),
+            names,
             tuple(table.layout.embedding_dim for table in artifact.tables),
         )
 
