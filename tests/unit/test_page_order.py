@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_samples import zipf_statistics
 from storage_samples import Plan, layout, random_ranks, whole_tables, write_whole
 
+from recipes.page_orders import BagLog
 from screc import _native
-from screc.data.batch import Batch
-from screc.data.log import TableSpec, rebatch
+from screc.data import open_log
+from screc.planning import PlanError, check_page_orders, make_plan, reference_system
 from screc.statistics import AccessStatistics, PageOrderConfig, make_page_orders
 from screc.statistics.coaccess import CoAccessSample, co_access_order
 from screc.storage import Artifact, Band, PageOrder, RowStore, TableLayout, pack, verify
-
-
-@dataclass(frozen=True)
-class BagLog:
-    """A log of one table: a list of bags."""
-
-    bags: list[np.ndarray]
-    num_embeddings: int
-
-    num_dense = 0
-
-    @property
-    def tables(self) -> tuple[TableSpec, ...]:
-        return (TableSpec("t", self.num_embeddings),)
-
-    @property
-    def num_samples(self) -> int | None:
-        return len(self.bags)
-
-    def batches(self, batch_size: int, *, skip: int = 0) -> Iterator[Batch]:
-        offsets = np.cumsum([0, *map(len, self.bags)])
-        ids = np.concatenate(self.bags).astype(np.int64)
-        whole = Batch(np.zeros((len(self.bags), 0), np.float32), ids, offsets.astype(np.int64))
-        return rebatch([whole], batch_size, skip=skip)
 
 
 class EndlessLog(BagLog):
@@ -182,7 +161,7 @@ def test_the_native_order_refuses_wrong_input(change: dict, words: str) -> None:
 
 def ssd_layout(rows: int, dim: int = 64, hot: int = 0) -> TableLayout:
     cuts = [(hot, "dram")] if hot else []
-    return layout("t", rows, dim, *cuts, (rows, "ssd"))
+    return layout("rows", rows, dim, *cuts, (rows, "ssd"))
 
 
 def test_reads_are_measured_on_what_was_not_counted() -> None:
@@ -228,7 +207,7 @@ def test_frequency_needs_no_log() -> None:
     assert make_page_orders("id", [ssd_layout(10)], statistics).orders == ()
     # One row to a page, or rows in DRAM: there is nothing to order.
     assert make_page_orders("frequency", [ssd_layout(10, dim=600)], statistics).orders == ()
-    assert make_page_orders("frequency", [layout("t", 10, 4, (10, "dram"))], statistics).orders == ()
+    assert make_page_orders("frequency", [layout("rows", 10, 4, (10, "dram"))], statistics).orders == ()
 
 
 def test_orders_that_cannot_be_made_are_refused() -> None:
@@ -296,6 +275,83 @@ def test_rows_stand_in_the_pages_in_their_order(tmp_path: Path) -> None:
     store = RowStore.open(tmp_path / "a")
     store.gather(0, order.ids[:33].astype(np.int64))
     assert store.stats().pages_read == 1
+
+
+@pytest.mark.parametrize(("row_format", "scale"), [("fp16", "row"), ("int8", "row"), ("int4", "table")])
+def test_encoded_rows_are_the_same_in_any_order(row_format: str, scale: str, tmp_path: Path) -> None:
+    bands = (
+        Band(start=0, stop=20, format="fp32", memory="dram"),
+        Band(start=20, stop=3000, format=row_format, scale=scale, memory="ssd"),
+    )
+    one = TableLayout(table="t", num_embeddings=3000, embedding_dim=13, bands=bands)
+    tables, ranks = whole_tables([one]), random_ranks([one])
+    checkpoint = write_whole(tmp_path / "model", [one], tables)
+    plain = pack(checkpoint, ranks, Plan([one]), tmp_path / "by-id")
+    ordered = pack(checkpoint, ranks, Plan([one]), tmp_path / "ordered", page_orders=[random_order(one)])
+    assert ordered.fit_errors[0].error == pytest.approx(plain.fit_errors[0].error, rel=1e-9)
+    rows = [RowStore.open(tmp_path / name).gather(0, np.arange(3000)) for name in ("by-id", "ordered")]
+    assert (rows[0] == rows[1]).all()
+    assert verify(tmp_path / "ordered").ok
+
+
+def test_a_row_that_its_format_cannot_hold_is_named_by_its_id(tmp_path: Path) -> None:
+    band = Band(start=0, stop=300, format="fp16", memory="ssd")
+    one = TableLayout(table="t", num_embeddings=300, embedding_dim=4, bands=(band,))
+    tables = whole_tables([one])
+    tables[0][123, 2] = 1e6
+    checkpoint = write_whole(tmp_path / "model", [one], tables)
+    with pytest.raises(ValueError, match=r"table t, band 0: .*\b123\b"):
+        pack(checkpoint, None, Plan([one]), tmp_path / "a", page_orders=[random_order(one)])
+
+
+def test_orders_have_to_fit_the_plan(tmp_path: Path) -> None:
+    statistics = zipf_statistics((5000, 300))
+    made = make_plan(statistics, 16, reference_system(), dram_bytes=100_000, tt=False)
+    last = made.layouts[0].bands[-1]
+    assert last.memory == "ssd"
+    order = make_page_orders("frequency", made.layouts, statistics).orders[0]
+    room = made.budget.dram_bytes - sum(layout.dram_bytes for layout in made.layouts)
+    assert room < order.index_bytes
+    with pytest.raises(PlanError, match=r"page orders of 1 tables take 20000 bytes .* plan with 80000"):
+        check_page_orders(made, [order])
+    smaller = make_plan(statistics, 16, reference_system(), dram_bytes=80_000, tt=False)
+    larger = smaller.model_copy(update={"budget": smaller.budget.model_copy(update={"dram_bytes": 100_000})})
+    check_page_orders(larger, [order])
+
+
+def test_the_verb_packs_in_order_and_reports(tmp_path: Path) -> None:
+    source = "synthetic:rows=2000,seed=1,scale=0.001"
+    statistics = AccessStatistics.collect(open_log(source))
+    statistics.save(tmp_path / "statistics")
+    made = make_plan(statistics, 4, reference_system(), dram_fraction=0.05, tt=False)
+    roomy = made.budget.model_copy(update={"dram_bytes": made.budget.dram_bytes + 4_000_000})
+    made.model_copy(update={"budget": roomy}).save(tmp_path / "plan.json")
+    write_whole(tmp_path / "model", made.layouts, whole_tables(made.layouts))
+    arguments = [
+        "pack",
+        tmp_path / "model",
+        "--out",
+        tmp_path / "a",
+        "--plan",
+        tmp_path / "plan.json",
+        "--json",
+    ]
+    arguments += ["--page-order", "co-access", "--statistics", tmp_path / "statistics"]
+    arguments += ["--order-from", source, "--order-batch-size", 100]
+    command = [sys.executable, "-m", "screc.cli", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "pages per call: " in result.stderr
+    found = json.loads(result.stdout)
+    assert {reads["table"] for reads in found["page_reads"]} == {
+        layout.table for layout in made.layouts if layout.bands[-1].memory == "ssd"
+    }
+    chosen = {reads["table"]: reads["chosen"] for reads in found["page_reads"]}
+    assert set(chosen.values()) & {"frequency", "co-access"}
+    for table in Artifact.open(tmp_path / "a").tables:
+        assert table.layout.bands[-1].order == chosen.get(table.layout.table, "id")
+    paid = sum(reads["index_bytes"] for reads in found["page_reads"])
+    assert found["dram_bytes"] == sum(layout.dram_bytes for layout in made.layouts) + paid
 
 
 def test_a_layout_that_names_an_order_is_packed_by_id_without_one(tmp_path: Path) -> None:

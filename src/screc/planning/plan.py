@@ -192,10 +192,10 @@ def check_page_orders(plan: Plan, orders: Sequence[PageOrder]) -> None:
         PlanError: it has not; the message says how much less the plan may take.
     """
     ordered = ordered_layouts(plan.layouts, {order.table: order for order in orders})
-    used = sum(layout.dram_bytes for layout in ordered)
+    used = sum(layout.dram_bytes for layout in ordered) + plan.options.row_cache_bytes
     limit = plan.budget.dram_bytes
     if used > limit:
-        more = used - sum(layout.dram_bytes for layout in plan.layouts)
+        more = sum(order.index_bytes for order in orders)
         raise PlanError(
             f"page orders of {len(orders)} tables take {more} bytes of DRAM, {used - limit} more than the "
             f"plan leaves of its {limit}; plan with {limit - more}, or keep the order of the ids"

@@ -42,6 +42,11 @@ class PageOrder:
                 f"table {self.table}: the page order must hold every id from 0 to {self.ids.size - 1} once"
             )
 
+    @property
+    def index_bytes(self) -> int:
+        """DRAM that the index takes."""
+        return self.ids.nbytes
+
     def slots(self) -> np.ndarray:
         """The slot of every id, uint32 [num_embeddings]: the index that is stored."""
         slots = np.empty_like(self.ids)
