@@ -4,8 +4,8 @@ The Criteo-Kaggle DLRM with its large tables eight times as long (270 M rows x 1
 Access counts of a billion samples are drawn, one plan is made for a tenth of the rows' bytes and one for a
 fiftieth, the model is packed by each, and the engine serves them with reads from SSD. Beside it in the same
 rounds: the same engine with every fp32 row in DRAM, a mapped file with PyTorch, LMDB and RocksDB. Whatever
-keeps rows on disk runs in a process whose memory, page cache included, is limited to the budget and the size of
-a Python process with its libraries. No batch comes twice: nothing is cached that would not be in service.
+keeps rows on disk runs in a process whose memory, page cache included, is limited to the budget and what a
+Python process with its libraries needs. No batch comes twice: nothing is cached that would not be in service.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def access_statistics(workload: Workload, samples: int, generator: np.random.Gen
         seen = np.flatnonzero(counts)
         ids = (seen * 2_654_435_761 + 12_345) % rows
         tables.append(TableStatistics.from_counts(f"t{number}", rows, ids, counts[seen], num_samples=samples))
-    return AccessStatistics(tables=tuple(tables), num_samples=samples)
+    return AccessStatistics(tables=tuple(tables))
 
 
 def prepare(workload: Workload, directory: Path, *, samples: int) -> None:
@@ -244,7 +244,8 @@ def run(*, quick: bool) -> dict[str, object]:
     limit = budget + PROCESS_BYTES
     console.print(
         f"beyond_ram: {sum(workload.rows):,} rows x {workload.embedding_dim}, "
-        f"{workload.row_bytes / 1e9:.1f} GB fp32; budget {budget / 1e9:.2f} GB; rows as {ROW_FORMAT}, MLPs int8, B = {BATCH_SIZE}"
+        f"{workload.row_bytes / 1e9:.1f} GB fp32; budget {budget / 1e9:.2f} GB; rows as {ROW_FORMAT}, "
+        f"MLPs int8, B = {BATCH_SIZE}"
     )
     # What is built is kept for the next run: delete run/beyond-ram when done.
     root = Path("run") / ("beyond-ram-quick" if quick else "beyond-ram")
