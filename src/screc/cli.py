@@ -158,6 +158,15 @@ def _widths(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"'{text}' is not a list of widths such as 512,256,64") from None
 
 
+def _roles(text: str) -> tuple[int, int] | None:
+    if text == "mixed":
+        return None
+    memory, plus, compute = text.partition("+")
+    if not (plus and memory.isdigit() and compute.isdigit()):
+        raise typer.BadParameter(f"'{text}' is not 'mixed' or two numbers of threads such as 1+1")
+    return int(memory), int(compute)
+
+
 @app.command()
 def probe(
     out: Annotated[Path, typer.Option(help="Where to write the system spec.")] = Path("system.json"),
@@ -336,6 +345,9 @@ def plan(
     tt: Annotated[bool, typer.Option("--tt/--no-tt", help="Whether rows may become tensor trains.")] = True,
     ssd: Annotated[bool, typer.Option("--ssd/--no-ssd", help="Whether rows may live on SSD.")] = True,
     row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
+    roles: Annotated[
+        str, typer.Option(help="Threads that look up and that compute when serving, as 1+1, or mixed.")
+    ] = "mixed",
     row_format: Annotated[
         RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
     ] = RowFormat.FP32,
@@ -376,6 +388,7 @@ def plan(
             if checkpoint
             else 0,
             row_cache_bytes=parse_bytes(row_cache, whole=whole),
+            roles=_roles(roles),
             row_format=row_format.value,
             time_limit=time_limit,
         )
@@ -537,7 +550,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure an artifact's speed on this host."""
-    from screc.serving import Engine, counters, measure
+    from screc.serving import Engine, choose_roles, counters, measure
 
     console = _console(as_json)
     engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
@@ -550,9 +563,19 @@ def bench(
             f"B={size}: {result.median_ms:.3f} ms (p99 {result.p99_ms:.3f}), "
             f"{result.samples_per_s:,.0f} samples/s"
         )
+    store = counters(engine)
+    roles = {str(way): rate for way, rate in choose_roles(engine, log, batch_size=size).items()}
+    for way, rate in roles.items():
+        console.print(f"stream of B={size}, roles {way}: {rate:,.0f} samples/s")
     _finish(
         as_json,
-        {"isa": engine.isa, "threads": engine.num_threads, "results": results, "store": counters(engine)},
+        {
+            "isa": engine.isa,
+            "threads": engine.num_threads,
+            "results": results,
+            "roles": roles,
+            "store": store,
+        },
     )
 
 

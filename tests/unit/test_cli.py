@@ -24,7 +24,7 @@ FLAGS = {
     "profile": {"data", "out", "model", "limit", "plot", "on_error", "as_json"},
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
-        *("tt", "ssd", "row_cache", "row_format", "time_limit", "plot", "as_json"),
+        *("tt", "ssd", "row_cache", "roles", "row_format", "time_limit", "plot", "as_json"),
     },
     "pack": {
         *("model", "out", "plan", "statistics", "precision", "sample", "max_auc_loss", "max_log_loss_rise"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +137,17 @@ def test_without_ssd_the_smallest_budget_is_named_and_works(tt: bool) -> None:
     assert plan.predicted.dram_bytes == smallest
     with pytest.raises(InfeasibleBudget):
         make_plan(SMALL, 16, SYSTEM, dram_bytes=smallest - 1, ssd=False, tt=tt)
+
+
+def test_roles_are_kept_for_the_engine(tmp_path: Path) -> None:
+    plan = make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, roles=(1, 3))
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").options.roles == (1, 3)
+    assert make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES).options.roles is None
+    with pytest.raises(
+        ValueError, match=r"roles must be two positive numbers of threads or None, got \(1, 0\)"
+    ):
+        make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, roles=(1, 0))
 
 
 def test_a_row_cache_takes_its_bytes_from_the_budget() -> None:

@@ -90,6 +90,8 @@ class PlanOptions(Frozen):
     queue_depth: PositiveInt = 256
     row_cache_bytes: NonNegativeInt = 0
     """DRAM of the budget that is kept for the cache of rows on SSD."""
+    roles: tuple[PositiveInt, PositiveInt] | None = None
+    """Threads that look rows up and threads that compute; None: every thread does both."""
     time_limit: float = Field(default=60.0, gt=0)
     mip_gap: float = Field(default=1e-4, ge=0, lt=1)
     row_format: RowFormat = "fp32"

@@ -60,6 +60,7 @@ def make_plan(
     dense_flops: int = 0,
     queue_depth: int = 256,
     row_cache_bytes: int = 0,
+    roles: tuple[int, int] | None = None,
     row_format: RowFormat = "fp32",
     time_limit: float = 60.0,
     mip_gap: float = 1e-4,
@@ -83,6 +84,8 @@ def make_plan(
         queue_depth: SSD reads kept in flight when serving.
         row_cache_bytes: DRAM of the budget that is kept for a cache of rows on SSD; the engine makes it this
             large. Predictions do not count on its hits.
+        roles: threads that look rows up and threads that run the dense part when serving; None: every thread
+            does both. The engine takes them over; ``screc bench`` measures which is fastest.
         row_format: of all rows in DRAM and on SSD. What it costs in accuracy is not part of the plan: packing
             reports what each band loses.
         time_limit: seconds for the solver; past it the best plan found is returned with its gap.
@@ -114,6 +117,8 @@ def make_plan(
             f"row_cache_bytes must be from 0 to the DRAM budget of {budget.dram_bytes} bytes, "
             f"got {row_cache_bytes}"
         )
+    if roles is not None and (len(roles) != 2 or min(roles) < 1):
+        raise ValueError(f"roles must be two positive numbers of threads or None, got {roles}")
     if dense_flops < 0:
         raise ValueError(f"dense_flops must not be negative, got {dense_flops}")
     if row_format not in ROW_FORMATS:
@@ -128,6 +133,7 @@ def make_plan(
         dense_flops=dense_flops,
         queue_depth=queue_depth,
         row_cache_bytes=int(row_cache_bytes),
+        roles=roles,
         time_limit=time_limit,
         mip_gap=mip_gap,
         row_format=row_format,

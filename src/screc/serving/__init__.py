@@ -4,7 +4,7 @@ from screc.serving.arithmetic import Accuracy, Arithmetic, PrecisionReport
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.serving.engine import Engine, Roles
 from screc.serving.precision import PrecisionChoice, choose_precision, packed_precision
-from screc.serving.scoring import ScoringReport, Throughput, counters, measure, score
+from screc.serving.scoring import ScoringReport, Throughput, choose_roles, counters, measure, score
 
 __all__ = [
     "Accuracy",
@@ -18,6 +18,7 @@ __all__ = [
     "arithmetic_of",
     "calibrate",
     "choose_precision",
+    "choose_roles",
     "counters",
     "measure",
     "packed_precision",

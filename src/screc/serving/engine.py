@@ -103,7 +103,8 @@ class Engine:
 
         Args:
             path: the artifact's directory.
-            threads: threads that share each call, the caller included; 0 means one per available core.
+            threads: threads that share each call, the caller included; 0 means one per available core, parted
+                into roles as the artifact's plan says.
             io: how SSD bands are read, "auto" or a back end that ``screc.storage.RowStore.open`` accepts.
             queue_depth: reads in flight at once.
             cache_bytes: DRAM for a cache of rows that stand on SSD; None takes what the artifact's plan keeps
@@ -118,6 +119,7 @@ class Engine:
 
         def load(artifact: Artifact) -> Engine:
             options = (artifact.plan or {}).get("options", {})
+            roles = options.get("roles")
             planned = options.get("row_cache_bytes", 0)
             store = RowStore.open(
                 artifact,
@@ -134,6 +136,8 @@ class Engine:
             arithmetic = stored_arithmetic(artifact.precision, artifact.ranges())
             engine = cls(artifact.model, artifact.dense(), store.native, tables, arithmetic=arithmetic)
             engine.assets = artifact.assets
+            if roles is not None and threads == 0:
+                engine.roles = Roles(*roles)
             return engine
 
         return load_artifact(path, load)

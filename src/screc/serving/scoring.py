@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 
 from screc.data import Batch, ClickLog
 from screc.data.log import Progress, check_log
-from screc.serving.engine import Engine
+from screc.serving.engine import Engine, Roles
 from screc.statistics.metrics import Metrics, StreamingMetrics
 from screc.storage import replace_file
 
@@ -121,15 +122,7 @@ def measure(engine: Engine, log: ClickLog, *, batch_size: int, seconds: float = 
     Raises:
         ValueError: the log does not fit the model, or is shorter than one batch.
     """
-    check_log(log, engine.tables, engine.num_dense)
-    batches: list[Batch] = []
-    for batch in log.batches(batch_size):
-        if batch.batch_size == batch_size:
-            batches.append(batch)
-        if len(batches) == 64:
-            break
-    if not batches:
-        raise ValueError(f"batch_size: the log has fewer than {batch_size} samples; use a smaller one")
+    batches = _whole_batches(engine, log, batch_size)
     for batch in batches[:4]:
         engine.predict(batch)
     times: list[float] = []
@@ -146,6 +139,30 @@ def measure(engine: Engine, log: ClickLog, *, batch_size: int, seconds: float = 
         samples_per_s=batch_size / median,
         calls=len(times),
     )
+
+
+def choose_roles(engine: Engine, log: ClickLog, *, batch_size: int) -> dict[Roles, float]:
+    """Measure a stream of batches of a log under every way to part the engine's threads; the engine keeps the
+    fastest.
+
+    Returns:
+        Samples per second by roles.
+
+    Raises:
+        ValueError: the log does not fit the model, or is shorter than one batch.
+    """
+    batches = _whole_batches(engine, log, batch_size)
+    samples = sum(batch.batch_size for batch in batches)
+    return {roles: samples / seconds for roles, seconds in engine.choose_roles(batches).items()}
+
+
+def _whole_batches(engine: Engine, log: ClickLog, batch_size: int) -> list[Batch]:
+    check_log(log, engine.tables, engine.num_dense)
+    whole = (batch for batch in log.batches(batch_size) if batch.batch_size == batch_size)
+    batches = list(itertools.islice(whole, 64))
+    if not batches:
+        raise ValueError(f"batch_size: the log has fewer than {batch_size} samples; use a smaller one")
+    return batches
 
 
 def counters(engine: Engine) -> dict[str, Any]:
