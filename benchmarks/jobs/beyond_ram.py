@@ -23,14 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.comparison import check_batches, oracle, wide_console
+from benchmarks.limits import Limits, measure_limits
 from benchmarks.memory_limit import Worker
 from benchmarks.workload import ZIPF_EXPONENT, RandomTables, Workload, dense_tensors, kaggle
 from screc.data import CRITEO_KAGGLE_ROWS
-from screc.planning import Plan, make_plan, probe
+from screc.planning import Plan, SystemSpec, make_plan, probe
 from screc.serving import Engine
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.statistics import AccessStatistics, TableStatistics
-from screc.storage import StoredTable, TableLayout, pack, write_checkpoint
+from screc.storage import Artifact, StoredTable, TableLayout, pack, write_checkpoint
 
 BATCH_SIZE = 1024
 HISTORY_SAMPLES = 10**9
@@ -39,6 +40,7 @@ FRACTIONS = (0.10, 0.02)
 # What a process needs besides rows: the interpreter, NumPy, torch, working memory.
 PROCESS_BYTES = 700 << 20
 SEED = 11
+_BOUNDS = ("operations_limit_samples_per_s", "reads_limit_samples_per_s")
 
 
 def scaled_rows(*, quick: bool) -> tuple[int, ...]:
@@ -258,8 +260,9 @@ def run(*, quick: bool) -> dict[str, object]:
 
     packed = _built(root / "packed", pack_all, console)
     artifacts = {f"screc_{round(100 * f)}": packed / _artifact_name(f) for f in FRACTIONS}
-    for name, artifact in artifacts.items():
-        describe_plan(console, name, artifact)
+    systems = [describe_plan(console, name, artifact) for name, artifact in artifacts.items()]
+    limits = measure_limits(len(os.sched_getaffinity(0)), (64,), quick=quick)
+    console.print(limits.describe() if limits else "no C compiler (cc): no limits")
     batches = check_batches(workload)
     layers = workload.layers(np.random.default_rng(SEED))
     answers = oracle(workload, RandomTables(workload.rows, workload.embedding_dim), *layers, batches)
@@ -287,7 +290,8 @@ def run(*, quick: bool) -> dict[str, object]:
     finally:
         for worker in workers.values():
             worker.close()
-    return report(console, workload, times, stats, peaks, budget, limit)
+    bounds = bounds_of(workload, limits, systems[0], stats)
+    return report(console, workload, times, stats, peaks, bounds, budget, limit)
 
 
 def check_answers(name: str, got: Iterable[np.ndarray], answers: Iterable[np.ndarray]) -> None:
@@ -329,17 +333,34 @@ def measure(
     return times, stats
 
 
-def describe_plan(console: Console, name: str, artifact: Path) -> None:
-    """Where the rows went."""
-    from screc.storage import Artifact
-
+def describe_plan(console: Console, name: str, artifact: Path) -> SystemSpec:
+    """Prints where the rows went; returns what the host was found to do when it was planned."""
     opened = Artifact.open(artifact)
     assert opened.plan is not None
-    predicted = Plan.model_validate(opened.plan).predicted
+    plan = Plan.model_validate(opened.plan)
+    predicted = plan.predicted
     console.print(
         f"  {name}: DRAM {predicted.dram_bytes / 1e9:.2f} GB, SSD {predicted.ssd_bytes / 1e9:.2f} GB, "
         f"{predicted.pages_per_batch:.0f} pages a batch expected"
     )
+    return plan.system
+
+
+def bounds_of(
+    workload: Workload, limits: Limits | None, system: SystemSpec, stats: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """What each of our arms cannot pass, in samples/s: the MLPs' operations at the peak rate of int8, and the
+    pages it read at the rate of reads that the probe reached."""
+    reads = max(rate.pages_per_second for rate in system.ssd.reads) if system.ssd else 0.0
+    bounds: dict[str, dict[str, float]] = {}
+    for name, entry in stats.items():
+        bounds[name] = {}
+        if limits is not None:
+            seconds = limits.seconds_per_sample(workload, "zipf", 64, "int8")[1]
+            bounds[name]["operations_limit_samples_per_s"] = 1 / seconds
+        if entry["pages_read_per_sample"]:
+            bounds[name]["reads_limit_samples_per_s"] = reads / entry["pages_read_per_sample"]
+    return bounds
 
 
 def report(
@@ -348,6 +369,7 @@ def report(
     times: dict[str, list[float]],
     stats: dict[str, dict[str, Any]],
     peaks: dict[str, int | None],
+    bounds: dict[str, dict[str, float]],
     budget: int,
     limit: int,
 ) -> dict[str, object]:
@@ -357,13 +379,18 @@ def report(
     ratios = {
         f"beyond_ram.vs_{name}": round(seconds[name] / seconds[ours], 3) for name in seconds if name != ours
     }
-    view = Table("arm", "ms a batch", "samples/s", f"time / {ours}", "pages read a sample", "spread")
+    view = Table(
+        *("arm", "ms a batch", "samples/s", f"time / {ours}", "spread", "pages read a sample"),
+        *("operations limit", "reads limit", "achieved"),
+    )
     for name, median in seconds.items():
-        pages = stats.get(name, {}).get("pages_read_per_sample")
+        pages, bound = stats.get(name, {}).get("pages_read_per_sample"), bounds.get(name, {})
         view.add_row(
             *(name, f"{median * 1e3:.2f}", f"{BATCH_SIZE / median:,.0f}", f"{median / seconds[ours]:.2f}"),
-            "-" if pages is None else f"{pages:.4f}",
             f"{(max(times[name]) - min(times[name])) / median:.0%}",
+            "-" if pages is None else f"{pages:.4f}",
+            *(f"{bound[key]:,.0f}" if key in bound else "-" for key in _BOUNDS),
+            f"{BATCH_SIZE / median / min(bound.values()):.0%}" if bound else "-",
         )
     console.print(view)
     return {
@@ -385,6 +412,7 @@ def report(
                 "peak_bytes": peaks[name],
                 "stats": stats.get(name),
             }
+            | bounds.get(name, {})
             for name in times
         },
         "ratios": ratios,
