@@ -18,30 +18,32 @@ double read_all(const void* memory, long bytes) {
    rounds and returns how many multiplications and additions that were, 0 where the processor has no such
    instruction. */
 
-/* Enough independent sums to hide the latency of the multiply-add units. */
+/* Enough independent sums to hide the latency of the multiply-add units. Variables of their own, since an array
+   would be kept in memory. */
 #define SUMS 12
+#define EACH_SUM(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 
-/* The sums stay in registers and the compiler cannot see through the loop. */
+/* The sum stays in its register and the compiler cannot see through the loop. */
 #define KEEP(sum) __asm__ volatile("" : "+v"(sum))
 
 double peak_fp32(long rounds) {
 #if defined(__AVX512F__)
-  __m512 sums[SUMS], a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(0.25f);
-  for (int i = 0; i < SUMS; i++) sums[i] = _mm512_set1_ps((float)i);
-  for (long r = 0; r < rounds; r++)
-    for (int i = 0; i < SUMS; i++) {
-      sums[i] = _mm512_fmadd_ps(sums[i], a, b);
-      KEEP(sums[i]);
-    }
+  __m512 a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(0.25f);
+#define DECLARE(i) __m512 s##i = _mm512_set1_ps((float)i);
+#define STEP(i) s##i = _mm512_fmadd_ps(s##i, a, b); KEEP(s##i);
+  EACH_SUM(DECLARE)
+  for (long r = 0; r < rounds; r++) { EACH_SUM(STEP) }
+#undef DECLARE
+#undef STEP
   return 32.0 * SUMS * (double)rounds;
 #elif defined(__FMA__)
-  __m256 sums[SUMS], a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(0.25f);
-  for (int i = 0; i < SUMS; i++) sums[i] = _mm256_set1_ps((float)i);
-  for (long r = 0; r < rounds; r++)
-    for (int i = 0; i < SUMS; i++) {
-      sums[i] = _mm256_fmadd_ps(sums[i], a, b);
-      KEEP(sums[i]);
-    }
+  __m256 a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(0.25f);
+#define DECLARE(i) __m256 s##i = _mm256_set1_ps((float)i);
+#define STEP(i) s##i = _mm256_fmadd_ps(s##i, a, b); KEEP(s##i);
+  EACH_SUM(DECLARE)
+  for (long r = 0; r < rounds; r++) { EACH_SUM(STEP) }
+#undef DECLARE
+#undef STEP
   return 16.0 * SUMS * (double)rounds;
 #else
   (void)rounds;
@@ -79,14 +81,13 @@ double peak_bf16(long rounds) {
   }
 #endif
 #if defined(__AVX512BF16__)
-  __m512 sums[SUMS];
   __m512bh a = (__m512bh)_mm512_set1_epi16(0x3c00), b = a; /* 2^-7 */
-  for (int i = 0; i < SUMS; i++) sums[i] = _mm512_set1_ps((float)i);
-  for (long r = 0; r < rounds; r++)
-    for (int i = 0; i < SUMS; i++) {
-      sums[i] = _mm512_dpbf16_ps(sums[i], a, b);
-      KEEP(sums[i]);
-    }
+#define DECLARE(i) __m512 s##i = _mm512_set1_ps((float)i);
+#define STEP(i) s##i = _mm512_dpbf16_ps(s##i, a, b); KEEP(s##i);
+  EACH_SUM(DECLARE)
+  for (long r = 0; r < rounds; r++) { EACH_SUM(STEP) }
+#undef DECLARE
+#undef STEP
   return 64.0 * SUMS * (double)rounds;
 #else
   (void)rounds;
@@ -108,13 +109,13 @@ double peak_int8(long rounds) {
   }
 #endif
 #if defined(__AVX512VNNI__)
-  __m512i sums[SUMS], a = _mm512_set1_epi8(1), b = a;
-  for (int i = 0; i < SUMS; i++) sums[i] = _mm512_set1_epi32(i);
-  for (long r = 0; r < rounds; r++)
-    for (int i = 0; i < SUMS; i++) {
-      sums[i] = _mm512_dpbusd_epi32(sums[i], a, b);
-      KEEP(sums[i]);
-    }
+  __m512i a = _mm512_set1_epi8(1), b = a;
+#define DECLARE(i) __m512i s##i = _mm512_set1_epi32(i);
+#define STEP(i) s##i = _mm512_dpbusd_epi32(s##i, a, b); KEEP(s##i);
+  EACH_SUM(DECLARE)
+  for (long r = 0; r < rounds; r++) { EACH_SUM(STEP) }
+#undef DECLARE
+#undef STEP
   return 128.0 * SUMS * (double)rounds;
 #else
   (void)rounds;

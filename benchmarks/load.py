@@ -1,12 +1,13 @@
 """Requests of many clients at a fixed rate: latency counted from when a request should have been sent.
 
-An open loop: each client draws its arrivals beforehand (Poisson) and sends a late request at once, so that
-waiting behind slow answers is part of the latency, as it is for a user.
+An open loop: arrivals are drawn beforehand (one Poisson stream), whichever client is free takes the next, and a
+late request is sent at once, so that waiting behind slow answers is part of the latency, as it is for a user.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,20 +56,21 @@ def open_loop(
         seconds: how long to send.
         seed: of the arrivals.
     """
-    begin = time.perf_counter() + 0.05
+    generator = np.random.default_rng(seed)
+    gaps = generator.exponential(1 / rate, round(rate * seconds))
+    arrivals = (time.perf_counter() + 0.05 + np.cumsum(gaps)).tolist()
+    requests = itertools.count()  # taken under the interpreter's lock
 
-    def client(number: int) -> list[float]:
+    def client(_: int) -> list[float]:
         # Sleeps end up to 50 us late by default, as much as a request takes.
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-        generator = np.random.default_rng([seed, number])
-        count = round(rate / clients * seconds)
-        arrivals = begin + np.cumsum(generator.exponential(clients / rate, count))
         latencies = []
-        for request, arrival in enumerate(arrivals.tolist()):
+        while (request := next(requests)) < len(arrivals):
+            arrival = arrivals[request]
             wait = arrival - time.perf_counter()
             if wait > 0:
                 time.sleep(wait)
-            predict(batches[(number + request * clients) % len(batches)])
+            predict(batches[request % len(batches)])
             latencies.append(time.perf_counter() - arrival)
         return latencies
 

@@ -2,6 +2,8 @@
 // longer than most of what threads here wait for.
 #pragma once
 
+#include <sched.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -12,7 +14,7 @@ namespace screc {
 // of one prediction and between calls that follow each other closely.
 constexpr auto kLookOut = std::chrono::microseconds(100);
 
-// True as soon as ready() is, false when it was not for kLookOut.
+// True as soon as ready() is, false when it was not for kLookOut. Gives way to threads that have work.
 template <typename Ready>
 bool look_out(const Ready& ready) {
   const auto until = std::chrono::steady_clock::now() + kLookOut;
@@ -23,6 +25,7 @@ bool look_out(const Ready& ready) {
       __builtin_ia32_pause();
 #endif
     }
+    sched_yield();
   } while (std::chrono::steady_clock::now() < until);
   return false;
 }

@@ -4,13 +4,14 @@
 #include <cstring>
 #include <functional>
 #include <stdexcept>
+#include <utility>
 
 namespace screc {
 namespace {
 
 // Less work than this is done by the caller: sharing it costs some microseconds, and below a dozen samples
 // each thread would read all weights for little.
-constexpr int64_t kAloneFlops = int64_t{4} << 20;
+constexpr int64_t kAloneFlops = int64_t{2} << 20;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -31,7 +32,6 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
   const int64_t sample_bytes =
       std::max<int64_t>(1, model_.feature_stride()) * static_cast<int64_t>(sizeof(float));
   segment_ = std::clamp(kSegmentBytes / sample_bytes / kBlock * kBlock, kBlock, kMaxSegment);
-  alone_features_ = AlignedBuffer(static_cast<size_t>(kBlock * sample_bytes));
   for (int thread = 0; thread < num_threads(); ++thread) workspace_.push_back(model_.make_workspace());
 }
 
@@ -58,8 +58,11 @@ void Engine::check_dense(const float* dense, int64_t batch_size) const {
 // ----------------------------------------------------------------------------------------------------
 // batches
 
-bool Engine::runs_alone(int64_t batch_size) const {
-  return batch_size <= kBlock && batch_size * model_.flops_per_sample() <= kAloneFlops;
+bool Engine::runs_alone(int64_t batch_size) {
+  if (batch_size > kBlock) return false;
+  if (batch_size * model_.flops_per_sample() <= kAloneFlops) return true;
+  // While another call has the threads, its own is better than waiting for them.
+  return !std::unique_lock<std::mutex>(turn_, std::try_to_lock).owns_lock();
 }
 
 void Engine::predict(const float* dense, const LookupRequest& request, float* out) {
@@ -70,25 +73,50 @@ void Engine::predict(const float* dense, const LookupRequest& request, float* ou
 }
 
 void Engine::predict_alone(const float* dense, const LookupRequest& request, float* out) {
-  std::lock_guard<std::mutex> turn(turn_);
   check_dense(dense, request.batch_size);
-  float* features = alone_features_.as<float>();
-  store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());
-  model_.run(dense, features, request.batch_size, out, workspace_[0]);
+  Desk desk = take_desk();
+  try {
+    float* features = desk.features.as<float>();
+    store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());
+    model_.run(dense, features, request.batch_size, out, desk.workspace);
+  } catch (...) {
+    give_back(std::move(desk));
+    throw;
+  }
+  give_back(std::move(desk));
+}
+
+Engine::Desk Engine::take_desk() {
+  {
+    std::lock_guard<std::mutex> lock(desks_mutex_);
+    if (!desks_.empty()) {
+      Desk desk = std::move(desks_.back());
+      desks_.pop_back();
+      return desk;
+    }
+  }
+  const auto floats = static_cast<size_t>(kBlock * std::max<int64_t>(1, model_.feature_stride()));
+  return {AlignedBuffer(floats * sizeof(float)), model_.make_workspace()};
+}
+
+void Engine::give_back(Desk desk) {
+  std::lock_guard<std::mutex> lock(desks_mutex_);
+  desks_.push_back(std::move(desk));
 }
 
 void Engine::layer_inputs(const float* dense, const LookupRequest& request, int layer, float* out) {
   const int64_t width = layer_inputs(layer), stride = model_.feature_stride();
-  std::lock_guard<std::mutex> turn(turn_);
   check_dense(dense, request.batch_size);
+  Desk desk = take_desk();
   float predictions[kBlock];
   for (int64_t first = 0; first < request.batch_size; first += kBlock) {
     const int64_t count = std::min(kBlock, request.batch_size - first);
-    float* features = alone_features_.as<float>();
+    float* features = desk.features.as<float>();
     store_.lookup(request, first, count, features + model_.own_features(), stride);
     const LayerTap tap{layer, out + first * width};
-    model_.run(dense + first * num_dense(), features, count, predictions, workspace_[0], &tap);
+    model_.run(dense + first * num_dense(), features, count, predictions, desk.workspace, &tap);
   }
+  give_back(std::move(desk));
 }
 
 void Engine::submit(Prediction& prediction) {

@@ -53,8 +53,9 @@ struct Prediction {
 //   and
 //                 its pool compute those that are ready.
 //
-// A small batch takes neither: it is looked up and computed by its caller, without any queue.
-// A prediction does not depend on the batch it is part of.
+// A small batch takes neither: it is looked up and computed by its caller, without any queue, and so is one
+// of a block at most while the threads work for another call. A prediction does not depend on the batch it is
+// part of.
 class Engine {
  public:
   // The store must outlive the engine and gain no tables. interaction is "dot" or "cat".
@@ -65,7 +66,7 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // out[i] = probability of sample i. dense is [batch_size, num_dense]. Calls from several threads take
+  // out[i] = probability of sample i. dense is [batch_size, num_dense]. Large calls from several threads take
   // turns. Throws std::invalid_argument for a dense value that is not finite (before anything is computed)
   // and for bad offsets and ids (RowStore::lookup; out is then unspecified).
   void predict(const float* dense, const LookupRequest& request, float* out);
@@ -110,7 +111,7 @@ class Engine {
   };
 
   void check_dense(const float* dense, int64_t batch_size) const;
-  bool runs_alone(int64_t batch_size) const;
+  bool runs_alone(int64_t batch_size);
 
   // The stages that a segment passes, each for the oldest that has not passed it. Errors go to its batch.
   bool can_begin() const;
@@ -118,7 +119,16 @@ class Engine {
   void fail(Segment& segment);  // with the current exception
   void look_up_segment();
   void compute_segment(ThreadPool& pool);
+
+  // What a caller works at that computes its batch alone.
+  struct Desk {
+    AlignedBuffer features;  // [kBlock, feature_stride]
+    AlignedBuffer workspace;
+  };
   void predict_alone(const float* dense, const LookupRequest& request, float* out);
+  Desk take_desk();
+  void give_back(Desk desk);
+
   void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool);
 
   void advance_mixed();
@@ -128,10 +138,12 @@ class Engine {
   RowStore& store_;
   DenseModel model_;
   int64_t segment_;                       // samples
-  AlignedBuffer alone_features_;          // [kBlock, feature_stride]
   std::vector<AlignedBuffer> workspace_;  // per thread
   Roles roles_;
   std::mutex turn_;  // one submit or collect at a time
+
+  std::mutex desks_mutex_;
+  std::vector<Desk> desks_;  // nobody works at them
 
   // The ring: segments [computed_, looked_up_) are ready to be computed, those up to begun_ are being looked
   // up. Counters and submitted batches are guarded by state_.
