@@ -1,7 +1,7 @@
 """Requests of many clients at a fixed rate: latency counted from when a request should have been sent.
 
-An open loop: arrivals are drawn beforehand (one Poisson stream), whichever client is free takes the next, and a
-late request is sent at once, so that waiting behind slow answers is part of the latency, as it is for a user.
+An open loop: arrivals are drawn beforehand (one Poisson stream), whichever client is free takes the next, and
+a late request is sent at once, so that waiting behind slow answers is part of the latency, as for a user.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def run(*, quick: bool) -> dict[str, object]:
 
     points = [Point(skew, size) for skew in SKEWS for size in (BATCH_SIZES[:3] if quick else BATCH_SIZES)]
     timings = time_points(
-        workload, arms, points, rounds=2 if quick else 9, seconds_per_round=0.02 if quick else 0.4
+        workload, arms, points, rounds=2 if quick else 7, seconds_per_round=0.02 if quick else 0.25
     )
     standings = {point: stand(arms, timing, eligible) for point, timing in timings.items()}
     results: dict[str, object] = results_of("kaggle", workload, arms, timings, limits)
