@@ -245,7 +245,8 @@ void Lookup::prefetch_rows(const std::vector<Segment>& segments) {
     const auto rows = reinterpret_cast<std::uintptr_t>(segment.table->strategy.rows(0));
     for (std::int64_t i = 0; i < segment.num_ids; ++i) {
       // Not checked yet: a prefetch from anywhere does no harm.
-      const auto row = rows + static_cast<std::uintptr_t>(segment.ids[segment.first_id + i] * bytes);
+      const auto id = static_cast<std::uintptr_t>(segment.ids[segment.first_id + i]);
+      const auto row = rows + id * static_cast<std::uintptr_t>(bytes);
       for (std::int64_t at = 0; at < bytes; at += 64)
         __builtin_prefetch(reinterpret_cast<const void*>(row + static_cast<std::uintptr_t>(at)));
     }
