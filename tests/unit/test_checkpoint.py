@@ -239,11 +239,13 @@ def test_killed_at_any_moment(tmp_path):
             one(generation)
 
     one(0)
-    span = 3 * seconds_of(lambda: one(0))
+    span, generation = 3 * seconds_of(lambda: one(0)), 0
     for _ in range(40):
         assert run_and_kill(many, after=rng.random() * span)
         opened = Checkpoint.open(path)
-        generation = opened.training["generation"]
+        before, generation = generation, opened.training["generation"]
+        if generation == before:
+            span *= 1.1  # the machine may have become slower since
         assert (opened.dense()["w"] == generation).all()
         opened.check("tables/000.safetensors")
         assert (opened.table(0)["band.0.rows"] == generation).all()
