@@ -75,15 +75,10 @@ void Engine::predict(const float* dense, const LookupRequest& request, float* ou
 void Engine::predict_alone(const float* dense, const LookupRequest& request, float* out) {
   check_dense(dense, request.batch_size);
   Desk desk = take_desk();
-  try {
-    float* features = desk.features.as<float>();
-    store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());
-    model_.run(dense, features, request.batch_size, out, desk.workspace);
-  } catch (...) {
-    give_back(std::move(desk));
-    throw;
-  }
-  give_back(std::move(desk));
+  float* features = desk.features.as<float>();
+  store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());
+  model_.run(dense, features, request.batch_size, out, desk.workspace);
+  give_back(std::move(desk));  // a desk is lost to an error, and made anew
 }
 
 Engine::Desk Engine::take_desk() {

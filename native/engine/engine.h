@@ -33,7 +33,7 @@ struct Prediction {
   LookupRequest request;
   float* out;  // [batch_size]
 
-  // Kept by the engine, the first two under its lock.
+  // Kept by the engine, under its lock.
   int64_t begun = 0;              // samples whose look-ups have begun
   int in_flight = 0;              // segments that have begun and are not computed
   std::exception_ptr error = {};  // the first
@@ -46,12 +46,10 @@ struct Prediction {
 // small enough for their activations to stay in the second-level cache then go through the dense model on one
 // thread each. Segments pass through a ring in the order in which their batches were submitted:
 //
-//   mixed roles   the collecting thread and the pool begin the look-ups of a segment, finish them, compute.
-//   Where
-//                 rows come from SSD, the reads of the next segment are in flight while one is computed.
-//   split roles   a thread of the engine and its pool look up segment after segment; the collecting thread
-//   and
-//                 its pool compute those that are ready.
+// - mixed roles: the collecting thread and the pool begin the look-ups of a segment, finish them, compute.
+//   Where rows come from SSD, the reads of the next segment are in flight while one is computed.
+// - split roles: a thread of the engine and its pool look up segment after segment; the collecting thread and
+//   its pool compute those that are ready.
 //
 // A small batch takes neither: it is looked up and computed by its caller, without any queue, and so is one
 // of a block at most while the threads work for another call. A prediction does not depend on the batch it is

@@ -556,7 +556,10 @@ def bench(
     engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
     log = _open(data, engine.assets, OnError.RAISE)
     results = []
-    for size in _widths(batch_sizes):
+    sizes = _widths(batch_sizes)
+    if not sizes:
+        raise typer.BadParameter("--batch-sizes needs at least one number, such as 1,1024")
+    for size in sizes:
         result = measure(engine, log, batch_size=size, seconds=seconds)
         results.append(asdict(result))
         console.print(
@@ -564,9 +567,9 @@ def bench(
             f"{result.samples_per_s:,.0f} samples/s"
         )
     store = counters(engine)
-    roles = {str(way): rate for way, rate in choose_roles(engine, log, batch_size=size).items()}
+    roles = {str(way): rate for way, rate in choose_roles(engine, log, batch_size=max(sizes)).items()}
     for way, rate in roles.items():
-        console.print(f"stream of B={size}, roles {way}: {rate:,.0f} samples/s")
+        console.print(f"stream of B={max(sizes)}, roles {way}: {rate:,.0f} samples/s")
     _finish(
         as_json,
         {
