@@ -14,7 +14,8 @@ from test_pack import banded_checkpoint, open_store
 
 from screc import _native
 from screc.storage import Artifact, Band, DamagedFileError, TableLayout, pack, verify
-from screc.storage.row_format import LARGEST_CODE, decode_rows, encode_rows, row_bytes
+from screc.storage.row_format import decode_rows, encode_rows, row_bytes
+from screc.storage.shared_scale import spanning_scale
 
 
 def layouts() -> list[TableLayout]:
@@ -29,13 +30,15 @@ def layouts() -> list[TableLayout]:
     ]
 
 
-def values_of(rows: np.ndarray, used: np.ndarray, band: Band) -> np.ndarray:
-    """What a band's rows come back as; the shared scale spans the rows that are used."""
-    scale = None
-    if band.scale == "table":
-        low, high = rows[used].min(), rows[used].max()
-        scale = (float(np.float32((float(high) - float(low)) / LARGEST_CODE[band.format])), float(low))
-    return decode(encode(rows, band.format, scale), band.format, rows.shape[1], scale)
+def values_of(rows: np.ndarray, row_format: str, scale: tuple[float, float] | None) -> np.ndarray:
+    """What rows come back as."""
+    return decode(encode(rows, row_format, scale), row_format, rows.shape[1], scale)
+
+
+def scale_of(path, table: int, band: int) -> tuple[float, float] | None:
+    """The scale and bias that a packed band's rows share, if they do."""
+    stored = Artifact.open(path).load_tables().get(f"{table}.{band}.scale")
+    return None if stored is None else (float(stored[0]), float(stored[1]))
 
 
 def test_rows_are_packed_into_every_format(tmp_path):
@@ -58,7 +61,9 @@ def test_rows_are_packed_into_every_format(tmp_path):
             if band.tt is not None:
                 continue
             rows = tables[t][ids]
-            want = values_of(rows, np.ones(len(rows), bool), band)
+            scale = scale_of(tmp_path / "a", t, b)
+            assert (scale is not None) == (band.scale == "table")
+            want = values_of(rows, band.format, scale)
             got = store.gather(t, ids)
             np.testing.assert_array_equal(got, want, err_msg=f"{one.table} {band}")
             if band.format == "fp32":
@@ -77,10 +82,12 @@ def test_unused_slots_do_not_widen_a_shared_scale(tmp_path):
     pack(tmp_path / "c", ranks, Plan(planned), tmp_path / "a")
     cold = ranks.tables[0].ids_in_ranks(10, 100)
     rows = tables[0][cold]
-    scale, bias = Artifact.open(tmp_path / "a").load_tables()["0.1.scale"]
-    assert bias == rows.min()
-    assert scale == pytest.approx((rows.max() - rows.min()) / 255, rel=1e-6)
-    assert np.abs(open_store(tmp_path / "a").gather(0, cold) - rows).max() <= scale * 0.5001
+    scale, bias = scale_of(tmp_path / "a", 0, 1)
+    assert rows.min() - scale <= bias <= rows.max()
+    assert scale <= (rows.max() - rows.min()) / 255 * 1.1
+    spanning = spanning_scale("int8", float(rows.min()), float(rows.max()))
+    lost = np.linalg.norm(open_store(tmp_path / "a").gather(0, cold) - rows)
+    assert lost <= np.linalg.norm(values_of(rows, "int8", spanning) - rows)
 
 
 def test_trained_bands_are_packed_into_other_formats(tmp_path):

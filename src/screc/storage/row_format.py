@@ -23,12 +23,6 @@ def row_bytes(row_format: RowFormat, embedding_dim: int, scale: ScaleOf = "row")
     return _native.row_bytes(row_format, embedding_dim, scale == "row")
 
 
-def shared_scale(row_format: RowFormat, low: float, high: float) -> Scale:
-    """The scale and bias, float32, with which the codes of "int8" or "int4" span [low, high]."""
-    scale = np.float32((high - low) / LARGEST_CODE[row_format])
-    return float(scale), float(np.float32(low))
-
-
 def encode_rows(
     rows: np.ndarray, row_format: RowFormat, scale: Scale | None = None, *, first_row: int = 0
 ) -> np.ndarray:
@@ -37,7 +31,7 @@ def encode_rows(
     Args:
         rows: C-contiguous.
         row_format: the format; int8 and int4 rows without ``scale`` each get their own.
-        scale: shared by all rows (int8 and int4 only).
+        scale: shared by all rows (int8 and int4 only); values outside the codes' span take the nearest code.
         first_row: number of the first row in messages.
 
     Raises:
