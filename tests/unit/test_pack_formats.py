@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from planning_samples import zipf_statistics
 from row_formats import FORMATS, decode, encode
 from storage_samples import Plan, layout, random_ranks, whole_tables, write_whole
 from test_pack import banded_checkpoint, open_store
 
 from screc import _native
+from screc.planning import make_plan, reference_system
 from screc.storage import Artifact, Band, DamagedFileError, TableLayout, pack, verify
 from screc.storage.row_format import decode_rows, encode_rows, row_bytes
 from screc.storage.shared_scale import spanning_scale
@@ -88,6 +90,29 @@ def test_unused_slots_do_not_widen_a_shared_scale(tmp_path):
     spanning = spanning_scale("int8", float(rows.min()), float(rows.max()))
     lost = np.linalg.norm(open_store(tmp_path / "a").gather(0, cold) - rows)
     assert lost <= np.linalg.norm(values_of(rows, "int8", spanning) - rows)
+
+
+@pytest.mark.parametrize("row_format", ["int8", "int4"])
+def test_a_plan_with_one_scale_a_band_is_packed_and_opened(row_format, tmp_path):
+    statistics = zipf_statistics((900, 40, 5000, 3))
+    plan = make_plan(
+        statistics, 16, reference_system(), dram_fraction=0.05, row_format=row_format, row_scale="table"
+    )
+    kinds = {(band.memory, band.scale) for one in plan.layouts for band in one.bands if band.tt is None}
+    assert kinds == {("dram", "table"), ("ssd", "table")}
+    tables = whole_tables(plan.layouts)
+    write_whole(tmp_path / "c", plan.layouts, tables)
+    report = pack(tmp_path / "c", statistics, plan, tmp_path / "a")
+    assert (report.dram_bytes, report.ssd_bytes) == (plan.predicted.dram_bytes, plan.predicted.ssd_bytes)
+    store = open_store(tmp_path / "a")
+    assert store.stats().dram_bytes == plan.predicted.dram_bytes
+    for t, one in enumerate(plan.layouts):
+        for b, band in enumerate(one.bands):
+            if band.tt is None:
+                ids = statistics.tables[t].ids_in_ranks(band.start, band.stop)
+                want = values_of(tables[t][ids], row_format, scale_of(tmp_path / "a", t, b))
+                np.testing.assert_array_equal(store.gather(t, ids), want)
+    assert verify(tmp_path / "a").ok
 
 
 def test_trained_bands_are_packed_into_other_formats(tmp_path):

@@ -15,6 +15,7 @@ ScaleOf = Literal["row", "table"]
 Scale = tuple[float, float]
 
 ROW_FORMATS: tuple[RowFormat, ...] = get_args(RowFormat)
+SCALE_OWNERS: tuple[ScaleOf, ...] = get_args(ScaleOf)
 LARGEST_CODE = {"int8": 255, "int4": 15}
 
 
