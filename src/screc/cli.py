@@ -81,6 +81,13 @@ class RowFormat(StrEnum):
     INT4 = "int4"
 
 
+class RowScale(StrEnum):
+    """What has a scale of its own: each int8 or int4 row, or each band of them."""
+
+    ROW = "row"
+    TABLE = "table"
+
+
 class Optimizer(StrEnum):
     """The optimisers of the training room."""
 
@@ -351,6 +358,10 @@ def plan(
     row_format: Annotated[
         RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
     ] = RowFormat.FP32,
+    row_scale: Annotated[
+        RowScale,
+        typer.Option(help="A scale for each int8 or int4 row, or one that all rows of a band share."),
+    ] = RowScale.ROW,
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -390,6 +401,7 @@ def plan(
             row_cache_bytes=parse_bytes(row_cache, whole=whole),
             roles=_roles(roles),
             row_format=row_format.value,
+            row_scale=row_scale.value,
             time_limit=time_limit,
         )
     made.save(out)

@@ -15,7 +15,7 @@ from screc.planning.costs import TableCosts, dense_seconds
 from screc.planning.system import reference_system
 from screc.statistics import TableStatistics
 from screc.storage.layout import PageGeometry
-from screc.storage.row_format import RowFormat, row_bytes
+from screc.storage.row_format import RowFormat, ScaleOf, row_bytes
 
 
 def costs_of(
@@ -25,6 +25,7 @@ def costs_of(
     batch_size: int = 256,
     llc: float = 1e4,
     row_format: RowFormat = "fp32",
+    row_scale: ScaleOf = "row",
 ) -> TableCosts:
     return TableCosts(
         statistics=table,
@@ -33,6 +34,7 @@ def costs_of(
         batch_size=batch_size,
         llc_bytes=llc,
         row_format=row_format,
+        row_scale=row_scale,
     )
 
 
@@ -47,13 +49,24 @@ def smoothed(table: TableStatistics) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("row_format", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("row_format", "row_scale"),
+    [
+        ("fp32", "row"),
+        ("fp16", "row"),
+        ("int8", "row"),
+        ("int4", "row"),
+        ("int8", "table"),
+        ("int4", "table"),
+    ],
+)
 @pytest.mark.parametrize(("rows", "dim"), [(1, 16), (2, 8), (40, 16), (3000, 64), (700, 1200)])
 def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
-    rows: int, dim: int, row_format: RowFormat
+    rows: int, dim: int, row_format: RowFormat, row_scale: ScaleOf
 ) -> None:
     table = zipf_table("t", rows, samples=500, pooling=3)
-    model, width = costs_of(table, dim=dim, row_format=row_format), row_bytes(row_format, dim)
+    model = costs_of(table, dim=dim, row_format=row_format, row_scale=row_scale)
+    width = row_bytes(row_format, dim, row_scale)
     system, lookups = model.system, model.lookups
     p = smoothed(table)
     assert lookups == 256 * 3
@@ -68,6 +81,7 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
     groups = -(-rows // geometry.rows_per_page)
     for number in range(0, len(candidates), max(1, len(candidates) // 60)):
         layout, costs = candidates.layout(number), candidates.costs
+        assert {band.scale for band in layout.bands if band.tt is None} <= {row_scale}
         assert layout.dram_bytes == costs.dram_bytes[number]
         assert layout.ssd_bytes == costs.ssd_bytes[number]
         assert sum(layout.index_bytes(b) for b in range(len(layout.bands))) == costs.index_bytes[number]

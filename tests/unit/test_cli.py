@@ -24,7 +24,8 @@ FLAGS = {
     "profile": {"data", "out", "model", "limit", "plot", "on_error", "as_json"},
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
-        *("tt", "ssd", "row_cache", "roles", "row_format", "time_limit", "plot", "as_json"),
+        *("tt", "ssd", "row_cache", "roles", "row_format", "row_scale", "time_limit", "plot"),
+        "as_json",
     },
     "pack": {
         *("model", "out", "plan", "statistics", "precision", "sample", "max_auc_loss", "max_log_loss_rise"),
@@ -68,6 +69,7 @@ def test_every_verb_has_help(verb: str) -> None:
         (["train", "--data", "synthetic:rows=10", "--out", "m", "--bottom", "a,b"], ["a,b"]),
         (["train", "--data", "synthetic:rows=10", "--out", "m", "--like", "x", "--dim", "8"], ["--dim", "x"]),
         (["plan", "--statistics", "nowhere", "--dram", "10%"], ["nowhere"]),
+        (["plan", "--statistics", "s", "--dram", "1", "--row-scale", "band"], ["--row-scale", "table"]),
         (["pack", "nowhere", "--out", "a"], ["nowhere"]),
         (["pack", "m", "--out", "a", "--page-order", "co-access"], ["--order-from"]),
         (["pack", "m", "--out", "a", "--page-order", "frequency"], ["--statistics"]),

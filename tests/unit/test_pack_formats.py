@@ -8,13 +8,16 @@ import sys
 
 import numpy as np
 import pytest
+from planning_samples import zipf_statistics
 from row_formats import FORMATS, decode, encode
 from storage_samples import Plan, layout, random_ranks, whole_tables, write_whole
 from test_pack import banded_checkpoint, open_store
 
 from screc import _native
+from screc.planning import make_plan, reference_system
 from screc.storage import Artifact, Band, DamagedFileError, TableLayout, pack, verify
-from screc.storage.row_format import LARGEST_CODE, decode_rows, encode_rows, row_bytes
+from screc.storage.row_format import decode_rows, encode_rows, row_bytes
+from screc.storage.shared_scale import spanning_scale
 
 
 def layouts() -> list[TableLayout]:
@@ -29,13 +32,15 @@ def layouts() -> list[TableLayout]:
     ]
 
 
-def values_of(rows: np.ndarray, used: np.ndarray, band: Band) -> np.ndarray:
-    """What a band's rows come back as; the shared scale spans the rows that are used."""
-    scale = None
-    if band.scale == "table":
-        low, high = rows[used].min(), rows[used].max()
-        scale = (float(np.float32((float(high) - float(low)) / LARGEST_CODE[band.format])), float(low))
-    return decode(encode(rows, band.format, scale), band.format, rows.shape[1], scale)
+def values_of(rows: np.ndarray, row_format: str, scale: tuple[float, float] | None) -> np.ndarray:
+    """What rows come back as."""
+    return decode(encode(rows, row_format, scale), row_format, rows.shape[1], scale)
+
+
+def scale_of(path, table: int, band: int) -> tuple[float, float] | None:
+    """The scale and bias that a packed band's rows share, if they do."""
+    stored = Artifact.open(path).load_tables().get(f"{table}.{band}.scale")
+    return None if stored is None else (float(stored[0]), float(stored[1]))
 
 
 def test_rows_are_packed_into_every_format(tmp_path):
@@ -58,7 +63,9 @@ def test_rows_are_packed_into_every_format(tmp_path):
             if band.tt is not None:
                 continue
             rows = tables[t][ids]
-            want = values_of(rows, np.ones(len(rows), bool), band)
+            scale = scale_of(tmp_path / "a", t, b)
+            assert (scale is not None) == (band.scale == "table")
+            want = values_of(rows, band.format, scale)
             got = store.gather(t, ids)
             np.testing.assert_array_equal(got, want, err_msg=f"{one.table} {band}")
             if band.format == "fp32":
@@ -77,10 +84,35 @@ def test_unused_slots_do_not_widen_a_shared_scale(tmp_path):
     pack(tmp_path / "c", ranks, Plan(planned), tmp_path / "a")
     cold = ranks.tables[0].ids_in_ranks(10, 100)
     rows = tables[0][cold]
-    scale, bias = Artifact.open(tmp_path / "a").load_tables()["0.1.scale"]
-    assert bias == rows.min()
-    assert scale == pytest.approx((rows.max() - rows.min()) / 255, rel=1e-6)
-    assert np.abs(open_store(tmp_path / "a").gather(0, cold) - rows).max() <= scale * 0.5001
+    scale, bias = scale_of(tmp_path / "a", 0, 1)
+    assert rows.min() - scale <= bias <= rows.max()
+    assert scale <= (rows.max() - rows.min()) / 255 * 1.1
+    spanning = spanning_scale("int8", float(rows.min()), float(rows.max()))
+    lost = np.linalg.norm(open_store(tmp_path / "a").gather(0, cold) - rows)
+    assert lost <= np.linalg.norm(values_of(rows, "int8", spanning) - rows)
+
+
+@pytest.mark.parametrize("row_format", ["int8", "int4"])
+def test_a_plan_with_one_scale_a_band_is_packed_and_opened(row_format, tmp_path):
+    statistics = zipf_statistics((900, 40, 5000, 3))
+    plan = make_plan(
+        statistics, 16, reference_system(), dram_fraction=0.05, row_format=row_format, row_scale="table"
+    )
+    kinds = {(band.memory, band.scale) for one in plan.layouts for band in one.bands if band.tt is None}
+    assert kinds == {("dram", "table"), ("ssd", "table")}
+    tables = whole_tables(plan.layouts)
+    write_whole(tmp_path / "c", plan.layouts, tables)
+    report = pack(tmp_path / "c", statistics, plan, tmp_path / "a")
+    assert (report.dram_bytes, report.ssd_bytes) == (plan.predicted.dram_bytes, plan.predicted.ssd_bytes)
+    store = open_store(tmp_path / "a")
+    assert store.stats().dram_bytes == plan.predicted.dram_bytes
+    for t, one in enumerate(plan.layouts):
+        for b, band in enumerate(one.bands):
+            if band.tt is None:
+                ids = statistics.tables[t].ids_in_ranks(band.start, band.stop)
+                want = values_of(tables[t][ids], row_format, scale_of(tmp_path / "a", t, b))
+                np.testing.assert_array_equal(store.gather(t, ids), want)
+    assert verify(tmp_path / "a").ok
 
 
 def test_trained_bands_are_packed_into_other_formats(tmp_path):

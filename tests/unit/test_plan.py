@@ -228,6 +228,36 @@ def test_rows_of_another_format(row_format: str) -> None:
     assert dense.predicted.dram_bytes * ratio == whole.predicted.dram_bytes
 
 
+@pytest.mark.parametrize("row_format", ["int8", "int4"])
+def test_one_scale_for_the_rows_of_a_band(row_format: str) -> None:
+    def planned(row_scale: str, **budget: float) -> Plan:
+        return make_plan(SMALL, 16, SYSTEM, tt=False, row_format=row_format, row_scale=row_scale, **budget)
+
+    own, shared = (planned(row_scale, dram_fraction=0.05) for row_scale in ("row", "table"))
+    check_plan(shared, SMALL)
+    assert shared.options.row_scale == "table"
+    assert {band.scale for layout in shared.layouts for band in layout.bands} == {"table"}
+    assert {band.scale for layout in own.layouts for band in layout.bands} == {"row"}
+    assert shared.predicted.seconds_per_batch < own.predicted.seconds_per_batch
+    assert shared.predicted.ssd_bytes < own.predicted.ssd_bytes
+
+    def rows_in_dram(plan: Plan) -> int:
+        return sum(band.num_rows for one in plan.layouts for band in one.bands if band.memory == "dram")
+
+    rows = sum(table.num_embeddings for table in SMALL.tables)
+    own, shared = (planned(row_scale, dram_fraction=2.0) for row_scale in ("row", "table"))
+    assert own.predicted.dram_bytes - shared.predicted.dram_bytes == 4 * rows - 8 * len(SMALL.tables)
+    assert rows_in_dram(planned("table", dram_bytes=shared.predicted.dram_bytes)) == rows
+    assert rows_in_dram(planned("row", dram_bytes=shared.predicted.dram_bytes)) < rows
+
+
+def test_plans_of_before_scales_of_bands_still_load() -> None:
+    plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.05, row_format="int8")
+    data = plan.to_dict()
+    del data["options"]["row_scale"]
+    assert Plan.from_dict(data) == plan
+
+
 def test_dims_by_table() -> None:
     dims = {"t0": 4, "t1": 64, "t2": 16, "t3": 13}
     plan = make_plan(SMALL, dims, SYSTEM, dram_fraction=0.3)
@@ -252,6 +282,12 @@ def test_dims_by_table() -> None:
         ({"dram_bytes": 1, "queue_depth": 0}, "queue_depth must be at least 1, got 0"),
         ({"dram_bytes": 1, "dense_flops": -1}, "dense_flops must not be negative, got -1"),
         ({"dram_bytes": 1, "row_format": "int2"}, "row_format must be one of fp32, fp16, .* got 'int2'"),
+        ({"dram_bytes": 1, "row_scale": "band"}, "row_scale must be one of row, table, got 'band'"),
+        (
+            {"dram_bytes": 1, "row_scale": "table"},
+            "row_scale is 'table' and row_format 'fp32', .* row_format='int8' or 'int4', or row_scale='row'",
+        ),
+        ({"dram_bytes": 1, "row_format": "bf16", "row_scale": "table"}, "'table' and row_format 'bf16'"),
         ({"dram_bytes": 1, "time_limit": 0}, "time_limit must be positive, got 0"),
     ],
 )

@@ -159,6 +159,15 @@ def test_a_shared_scale_clips_to_its_codes_and_may_be_zero() -> None:
     np.testing.assert_array_equal(got, [[0, 0, 0.25, 0.25, 3.75, 0, 0.5]])
     got = native_decode(native_encode(rows, "int8", (0.0, 2.5)), "int8", 7, (0.0, 2.5))
     np.testing.assert_array_equal(got, np.full((1, 7), 2.5))
+    far = np.array([[-3.4e38, 3.4e38]], np.float32)  # their distance from the bias is infinite
+    for fmt, scale, expected in (
+        ("int4", (1e-30, -1e38), [0, 15]),
+        ("int8", (1e-40, 3.4e38), [0, 0]),
+        ("int8", (0.5, -3.4e38), [0, 255]),
+    ):
+        raw = native_encode(far, fmt, scale)
+        codes = [raw[0, 0] & 15, raw[0, 0] >> 4] if fmt == "int4" else raw[0]
+        np.testing.assert_array_equal(codes, expected)
 
 
 @each_isa

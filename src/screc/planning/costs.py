@@ -2,7 +2,8 @@
 
 Every function is vectorised over candidate layouts of one table, each written as three numbers: ranks
 ``[0, hot)`` are rows in DRAM, ``[hot, stop)`` a tensor-train band, ``[stop, N)`` rows on SSD; any of the
-three may be empty. Rows in DRAM and on SSD have one row format. The formulas are in docs/guide/planning.md.
+three may be empty. Rows in DRAM and on SSD have one row format, with a scale a row or a band. The formulas
+are in docs/guide/planning.md.
 """
 
 from __future__ import annotations
@@ -14,8 +15,17 @@ import numpy as np
 
 from screc.planning.system import SystemSpec
 from screc.statistics.access import TableStatistics
-from screc.storage.layout import PAGE_BYTES, Band, PageGeometry, TableLayout, TtShape, index_bytes
-from screc.storage.row_format import RowFormat, row_bytes
+from screc.storage.layout import (
+    PAGE_BYTES,
+    SHARED_SCALE_BYTES,
+    Band,
+    Memory,
+    PageGeometry,
+    TableLayout,
+    TtShape,
+    index_bytes,
+)
+from screc.storage.row_format import RowFormat, ScaleOf, row_bytes
 
 _LINE_BYTES = 64
 # A TT look-up is never predicted faster than a row from DRAM, but a little slower: accuracy is not to
@@ -60,6 +70,7 @@ class TableCosts:
         llc_bytes: the part of the last-level cache that this table's hottest rows are taken to fill.
         queue_depth: SSD reads kept in flight.
         row_format: of the rows in DRAM and on SSD.
+        row_scale: whether each int8 or int4 row has its own scale, or all of a band share one ("table").
     """
 
     statistics: TableStatistics
@@ -69,6 +80,7 @@ class TableCosts:
     llc_bytes: float
     queue_depth: int = 256
     row_format: RowFormat = "fp32"
+    row_scale: ScaleOf = "row"
 
     @property
     def num_embeddings(self) -> int:
@@ -107,7 +119,7 @@ class TableCosts:
             index_seconds=self._probe_seconds(np.zeros_like(hot), hot_index)
             + self._probe_seconds(hot, tt_index),
             pages=pages,
-            dram_bytes=self._row_bytes * hot + tt_bytes + hot_index + tt_index,
+            dram_bytes=self._row_bytes * hot + tt_bytes + hot_index + tt_index + self._scale_bytes(hot, stop),
             index_bytes=hot_index + tt_index,
             tt_bytes=tt_bytes,
             ssd_bytes=ssd_bytes,
@@ -118,12 +130,12 @@ class TableCosts:
         """The layout (hot, stop, tt_rank) as the other rooms read it."""
         rows, bands = self.num_embeddings, []
         if hot:
-            bands.append(Band(start=0, stop=hot, format=self.row_format, memory="dram"))
+            bands.append(self._rows_band(0, hot, "dram"))
         if stop > hot:
             shape = self.tt_shape(rows if stop == rows else stop - hot, tt_rank)
             bands.append(Band(start=hot, stop=stop, format="tt", memory="dram", tt=shape))
         if stop < rows:
-            bands.append(Band(start=stop, stop=rows, format=self.row_format, memory="ssd"))
+            bands.append(self._rows_band(stop, rows, "ssd"))
         return TableLayout(
             table=self.statistics.name,
             num_embeddings=rows,
@@ -131,9 +143,19 @@ class TableCosts:
             bands=tuple(bands),
         )
 
+    def _rows_band(self, start: int, stop: int, memory: Memory) -> Band:
+        return Band(start=start, stop=stop, format=self.row_format, memory=memory, scale=self.row_scale)
+
+    def _scale_bytes(self, hot: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """DRAM bytes of the scales that bands of rows share, also those on SSD."""
+        if self.row_scale == "row":
+            return np.zeros_like(hot)
+        bands = (hot > 0).astype(np.int64) + (stop < self.num_embeddings)
+        return SHARED_SCALE_BYTES * bands
+
     @cached_property
     def _row_bytes(self) -> int:
-        return row_bytes(self.row_format, self.embedding_dim)
+        return row_bytes(self.row_format, self.embedding_dim, self.row_scale)
 
     @cached_property
     def _pages_of(self) -> PageGeometry:

@@ -13,7 +13,7 @@ from screc.statistics.access import AccessStatistics
 from screc.storage.frozen import Frozen
 from screc.storage.layout import TableLayout
 from screc.storage.page_order import PageOrder, ordered_layouts
-from screc.storage.row_format import RowFormat
+from screc.storage.row_format import RowFormat, ScaleOf
 
 
 class PlanError(ValueError):
@@ -95,6 +95,8 @@ class PlanOptions(Frozen):
     time_limit: float = Field(default=60.0, gt=0)
     mip_gap: float = Field(default=1e-4, ge=0, lt=1)
     row_format: RowFormat = "fp32"
+    row_scale: ScaleOf = "row"
+    """Whether each int8 or int4 row has its own scale and bias, or all rows of a band share one."""
 
 
 class SolverReport(Frozen):

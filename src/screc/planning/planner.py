@@ -27,7 +27,7 @@ from screc.planning.plan import (
 )
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
-from screc.storage.row_format import ROW_FORMATS, RowFormat
+from screc.storage.row_format import LARGEST_CODE, ROW_FORMATS, SCALE_OWNERS, RowFormat, ScaleOf
 
 # Room for the rounding of a sum of access shares; 0 stays exact.
 _SHARE_ROUNDING = 1e-9
@@ -62,6 +62,7 @@ def make_plan(
     row_cache_bytes: int = 0,
     roles: tuple[int, int] | None = None,
     row_format: RowFormat = "fp32",
+    row_scale: ScaleOf = "row",
     time_limit: float = 60.0,
     mip_gap: float = 1e-4,
 ) -> Plan:
@@ -88,6 +89,8 @@ def make_plan(
             does both. The engine takes them over; ``screc bench`` measures which is fastest.
         row_format: of all rows in DRAM and on SSD. What it costs in accuracy is not part of the plan: packing
             reports what each band loses.
+        row_scale: whether each int8 or int4 row has its own scale and bias, or all rows of a band share one
+            ("table"): 4 bytes a row less, mostly for a larger error.
         time_limit: seconds for the solver; past it the best plan found is returned with its gap.
         mip_gap: relative optimality gap at which the solver may stop.
 
@@ -123,6 +126,13 @@ def make_plan(
         raise ValueError(f"dense_flops must not be negative, got {dense_flops}")
     if row_format not in ROW_FORMATS:
         raise ValueError(f"row_format must be one of {', '.join(ROW_FORMATS)}, got {row_format!r}")
+    if row_scale not in SCALE_OWNERS:
+        raise ValueError(f"row_scale must be one of {', '.join(SCALE_OWNERS)}, got {row_scale!r}")
+    if row_scale == "table" and row_format not in LARGEST_CODE:
+        raise ValueError(
+            f"row_scale is 'table' and row_format {row_format!r}, whose rows have no scale to share; "
+            f"give row_format={' or '.join(map(repr, LARGEST_CODE))}, or row_scale='row'"
+        )
     if time_limit <= 0:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
     options = PlanOptions(
@@ -137,6 +147,7 @@ def make_plan(
         time_limit=time_limit,
         mip_gap=mip_gap,
         row_format=row_format,
+        row_scale=row_scale,
     )
     problem = _Problem(statistics, sizes, system, options)
     choice = problem.solve(budget)
@@ -216,6 +227,7 @@ class _Problem:
                 llc_bytes=system.llc_bytes / len(statistics.tables),
                 queue_depth=options.queue_depth,
                 row_format=options.row_format,
+                row_scale=options.row_scale,
             )
             self.candidates.append(enumerate_candidates(model, tt_ranks=options.tt_ranks, ssd=use_ssd))
         lookups = statistics.num_lookups

@@ -16,7 +16,7 @@ Memory = Literal["dram", "ssd"]
 PageOrderKind = Literal["id", "frequency", "co-access"]
 
 # Scale and bias in float32.
-_SHARED_SCALE_BYTES = 8
+SHARED_SCALE_BYTES = 8
 # An int64 key and a uint32 slot, in two arrays so that nothing is lost to padding.
 _HASH_BYTES_PER_ENTRY = 12
 _ORDER_BYTES_PER_ID = 4
@@ -236,7 +236,7 @@ class TableLayout(Frozen):
         return sum(
             self.index_bytes(b)
             + (self.band_bytes(b) if band.memory == "dram" else 0)
-            + (_SHARED_SCALE_BYTES if band.scale == "table" else 0)
+            + (SHARED_SCALE_BYTES if band.scale == "table" else 0)
             for b, band in enumerate(self.bands)
         )
 

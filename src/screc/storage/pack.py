@@ -39,7 +39,8 @@ from .checksum import FileEntry
 from .layout import PAGE_BYTES, PageGeometry, TableLayout
 from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
-from .row_format import EncodingError, Scale, decode_rows, encode_rows, shared_scale
+from .row_format import EncodingError, Scale, decode_rows, encode_rows
+from .shared_scale import BandValues, shared_scale
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 from .tt_fit import fit_tt
 
@@ -350,12 +351,14 @@ class _Packer:
             return None
         if (table, band) not in self._scales:
             assert placed.format != "tt"
-            low, high = np.inf, -np.inf
-            step = max(1, _CHUNK_BYTES // (4 * self.layouts[table].embedding_dim))
-            for slots, rows in self._pieces(table, band, step):
-                own = rows[self.source(table).used(band, slots)]
-                low, high = min(low, own.min(initial=np.inf)), max(high, own.max(initial=-np.inf))
-            self._scales[table, band] = shared_scale(placed.format, float(low), float(high))
+            layout, source = self.layouts[table], self.source(table)
+            values, num_slots = BandValues(layout.embedding_dim), layout.slots(band)
+            step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
+            # By slots, not as stored: an order of pages is no reason for another scale.
+            for start in range(0, num_slots, step):
+                slots = np.arange(start, min(start + step, num_slots))
+                values.add(source.rows(band, slots)[source.used(band, slots)])
+            self._scales[table, band] = shared_scale(values, placed.format)
         return self._scales[table, band]
 
     def _index_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:

@@ -15,18 +15,13 @@ ScaleOf = Literal["row", "table"]
 Scale = tuple[float, float]
 
 ROW_FORMATS: tuple[RowFormat, ...] = get_args(RowFormat)
+SCALE_OWNERS: tuple[ScaleOf, ...] = get_args(ScaleOf)
 LARGEST_CODE = {"int8": 255, "int4": 15}
 
 
 def row_bytes(row_format: RowFormat, embedding_dim: int, scale: ScaleOf = "row") -> int:
     """Bytes of one encoded row."""
     return _native.row_bytes(row_format, embedding_dim, scale == "row")
-
-
-def shared_scale(row_format: RowFormat, low: float, high: float) -> Scale:
-    """The scale and bias, float32, with which the codes of "int8" or "int4" span [low, high]."""
-    scale = np.float32((high - low) / LARGEST_CODE[row_format])
-    return float(scale), float(np.float32(low))
 
 
 def encode_rows(
@@ -37,7 +32,7 @@ def encode_rows(
     Args:
         rows: C-contiguous.
         row_format: the format; int8 and int4 rows without ``scale`` each get their own.
-        scale: shared by all rows (int8 and int4 only).
+        scale: shared by all rows (int8 and int4 only); values outside the codes' span take the nearest code.
         first_row: number of the first row in messages.
 
     Raises:
