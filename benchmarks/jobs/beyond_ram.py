@@ -35,7 +35,8 @@ from screc.storage import Artifact, StoredTable, TableLayout, pack, write_checkp
 
 BATCH_SIZE = 1024
 HISTORY_SAMPLES = 10**9
-ROW_FORMAT = "int4"
+# Of all packed rows: 4 bits a value and one scale for each band, 8 bytes a row.
+ROW_FORMAT, ROW_SCALE = "int4", "table"
 FRACTIONS = (0.10, 0.02)
 # What a process needs besides rows: the interpreter, NumPy, torch, working memory.
 PROCESS_BYTES = 700 << 20
@@ -90,9 +91,9 @@ def prepare(workload: Workload, directory: Path, *, samples: int) -> None:
             dram_fraction=fraction,
             batch_size=BATCH_SIZE,
             row_format=ROW_FORMAT,
+            row_scale=ROW_SCALE,
             tt=False,
             dense_flops=workload.flops,
-            row_cache_bytes=int(fraction * workload.row_bytes / 20),
         )
         pack(checkpoint, counted, plan, directory / _artifact_name(fraction))
     shutil.rmtree(checkpoint)

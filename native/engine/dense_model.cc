@@ -103,11 +103,11 @@ DenseModel::DenseModel(const DenseModelShape& shape, const std::vector<DenseLaye
   }
   layer_bytes_ = kBlock * row_bytes(widest);
   input_bytes_ = kBlock * row_bytes(std::max(num_dense_, top_in));
-  row_bytes_ = row_bytes(top_in);
+  joined_bytes_ = kTogether * row_bytes(top_in);
 }
 
 AlignedBuffer DenseModel::make_workspace() const {
-  return AlignedBuffer(static_cast<size_t>(2 * layer_bytes_ + input_bytes_ + row_bytes_));
+  return AlignedBuffer(static_cast<size_t>(2 * layer_bytes_ + input_bytes_ + joined_bytes_));
 }
 
 void DenseModel::run(const float* dense, float* features, int64_t count, float* out, AlignedBuffer& workspace,
@@ -149,15 +149,20 @@ DenseModel::Rows DenseModel::interact(const float* features, int64_t count, uint
   const int64_t stride = row_stride(layer.in_features(), precision);
   uint8_t* const joined = workspace + 2 * layer_bytes_;
   const bool as_it_is = precision == Precision::kFp32 && !has_int8_;
-  float* const one_row = reinterpret_cast<float*>(joined + input_bytes_);
-  for (int64_t i = 0; i < count; ++i) {
-    uint8_t* to = joined + i * stride * element_bytes(precision);
-    float* row = as_it_is ? reinterpret_cast<float*>(to) : one_row;
-    const float* own = features + i * feature_stride_;
-    std::copy_n(own, own_features_, row);
-    kernels_.interact(own, 1, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
-                      row + own_features_, 0);
-    if (!as_it_is) finite[i] &= layer.encode(row, to);
+  const int64_t width = as_it_is ? stride : row_stride(layer.in_features(), Precision::kFp32);
+  for (int64_t first = 0; first < count; first += kTogether) {
+    const int64_t n = std::min(kTogether, count - first);
+    const float* const own = features + first * feature_stride_;
+    uint8_t* const to = joined + first * stride * element_bytes(precision);
+    float* const rows = reinterpret_cast<float*>(as_it_is ? to : joined + input_bytes_);
+    for (int64_t i = 0; i < n; ++i) {
+      std::copy_n(own + i * feature_stride_, own_features_, rows + i * width);
+    }
+    kernels_.interact(own, n, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
+                      rows + own_features_, width);
+    for (int64_t i = 0; !as_it_is && i < n; ++i) {
+      finite[first + i] &= layer.encode(rows + i * width, to + i * stride * element_bytes(precision));
+    }
   }
   return {joined, stride};
 }

@@ -35,10 +35,8 @@ struct LayerTap {
 // Immutable once made: threads share it, each with a workspace of its own.
 class DenseModel {
  public:
-  // Rows that the dense kernels take at once (12 and 6): blocks of a multiple of it waste nothing.
-  static constexpr int64_t kRowUnit = 12;
-  // Most samples of one run: 512-wide activations take 200 KB.
-  static constexpr int64_t kBlock = 8 * kRowUnit;
+  // Most samples of one run: 512-wide activations take 200 KB. A multiple of every instruction set's row_unit().
+  static constexpr int64_t kBlock = 96;
 
   // Throws std::invalid_argument naming the layer or table that does not fit.
   DenseModel(const DenseModelShape& shape, const std::vector<DenseLayer>& bottom,
@@ -55,6 +53,8 @@ class DenseModel {
            const LayerTap* tap = nullptr) const;
 
   Isa isa() const { return kernels_.isa; }
+  // Samples that the dense kernels take at once: blocks of a multiple of it waste nothing.
+  int64_t row_unit() const { return kernels_.linear_rows; }
   int64_t num_dense() const { return num_dense_; }
   int64_t own_features() const { return own_features_; }
   int64_t feature_stride() const { return feature_stride_; }
@@ -66,6 +66,9 @@ class DenseModel {
 
  private:
   enum class Interaction { kDot, kCat };
+  // Samples whose interaction is computed before its first row is read again: a row that was written a moment
+  // ago, piece by piece, would have to be waited for.
+  static constexpr int64_t kTogether = 8;
 
   // Rows of activations, in the format of the layer that reads them.
   struct Rows {
@@ -92,7 +95,7 @@ class DenseModel {
   int64_t own_features_;    // floats of the bottom MLP's output in a row of features: embedding_dim or 0
   int64_t feature_stride_;  // floats from one sample's features to the next
   int64_t layer_bytes_, input_bytes_;  // parts of the workspace: a layer's outputs, an MLP's encoded inputs
-  int64_t row_bytes_;                  // and one row of the top MLP's inputs as floats
+  int64_t joined_bytes_;               // and kTogether rows of the top MLP's inputs as floats
   int64_t flops_per_sample_;
 };
 

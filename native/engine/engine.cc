@@ -1,7 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 #include <functional>
 #include <stdexcept>
 #include <utility>
@@ -28,27 +28,26 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
                const std::vector<DenseLayer>& bottom, const std::vector<DenseLayer>& top,
                const std::string& interaction)
     : store_(store),
-      model_(model_shape(store, num_dense, embedding_dim, interaction), bottom, top, kernels()) {
+      model_(model_shape(store, num_dense, embedding_dim, interaction), bottom, top, kernels()),
+      rows_in_dram_(store.rows_in_dram()) {
   const int64_t sample_bytes =
       std::max<int64_t>(1, model_.feature_stride()) * static_cast<int64_t>(sizeof(float));
   segment_ = std::clamp(kSegmentBytes / sample_bytes / kBlock * kBlock, kBlock, kMaxSegment);
-  for (int thread = 0; thread < num_threads(); ++thread) workspace_.push_back(model_.make_workspace());
+  const int64_t unit = model_.row_unit();
+  looked_up_block_ = std::clamp(kBlockBytes / sample_bytes / unit * unit, unit, kBlock);
+  for (int thread = 0; thread < num_threads(); ++thread) threads_desks_.push_back(make_desk());
 }
 
 Engine::~Engine() { stop_driver(); }
 
 void Engine::check_dense(const float* dense, int64_t batch_size) const {
   const int64_t n = batch_size * num_dense();
-  constexpr uint32_t kExponent = 0x7f800000;
-  const auto not_finite = [&](int64_t i) {
-    uint32_t bits;
-    std::memcpy(&bits, dense + i, sizeof(bits));
-    return (bits & kExponent) == kExponent;
-  };
-  bool any = false;
-  for (int64_t i = 0; i < n; ++i) any |= not_finite(i);
-  for (int64_t i = 0; any && i < n; ++i) {
-    if (!not_finite(i)) continue;
+  // An exponent of ones carries into the sign bit: what a compiler makes vectors of.
+  const auto carry = [&](int64_t i) { return (std::bit_cast<uint32_t>(dense[i]) & 0x7f800000) + 0x00800000; };
+  uint32_t any = 0;
+  for (int64_t i = 0; i < n; ++i) any |= carry(i);
+  for (int64_t i = 0; any >> 31 != 0 && i < n; ++i) {
+    if (carry(i) >> 31 == 0) continue;
     throw std::invalid_argument("dense[" + std::to_string(i / num_dense()) + ", " +
                                 std::to_string(i % num_dense()) + "] = " + std::to_string(dense[i]) +
                                 " is not finite");
@@ -90,6 +89,10 @@ Engine::Desk Engine::take_desk() {
       return desk;
     }
   }
+  return make_desk();
+}
+
+Engine::Desk Engine::make_desk() const {
   const auto floats = static_cast<size_t>(kBlock * std::max<int64_t>(1, model_.feature_stride()));
   return {AlignedBuffer(floats * sizeof(float)), model_.make_workspace()};
 }
@@ -128,7 +131,7 @@ void Engine::submit(Prediction& prediction) {
   }
   if (!roles_.mixed()) {
     changed_.raise();
-  } else if (can_begin()) {
+  } else if (!in_blocks() && can_begin()) {
     begin_segment(store_.threads());
   }
 }
@@ -140,7 +143,9 @@ void Engine::collect(Prediction& prediction) {
     return prediction.begun == prediction.request.batch_size && prediction.in_flight == 0;
   };
   while (!done()) {
-    if (roles_.mixed()) {
+    if (in_blocks()) {
+      predict_oldest();
+    } else if (roles_.mixed()) {
       advance_mixed();
     } else {
       changed_.wait_until([this] {
@@ -237,16 +242,67 @@ void Engine::compute_segment(ThreadPool& pool) {
 }
 
 void Engine::compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool) {
-  // As many blocks as fill the threads evenly, at whole multiples of the rows that the dense kernels take.
-  const int64_t blocks = round_up((count + kBlock - 1) / kBlock, pool.num_threads());
-  const int64_t unit = count / blocks >= 4 * DenseModel::kRowUnit ? DenseModel::kRowUnit : 1;
-  const auto start = [&](int64_t block) { return std::min(count, round_up(count * block / blocks, unit)); };
+  const Blocks blocks = cut(count, kBlock, pool.num_threads());
   const auto body = [&](int64_t block, int64_t, int thread) {
-    const int64_t begin = start(block), end = start(block + 1);
+    const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
     model_.run(dense + begin * num_dense(), features + begin * model_.feature_stride(), end - begin,
-               out + begin, workspace_[static_cast<size_t>(thread)]);
+               out + begin, threads_desks_[static_cast<size_t>(thread)].workspace);
   };
-  pool.parallel_for(blocks, 1, std::ref(body));
+  pool.parallel_for(blocks.number, 1, std::ref(body));
+}
+
+// As many blocks as fill the threads evenly, at whole multiples of the rows that the dense kernels take.
+Engine::Blocks Engine::cut(int64_t count, int64_t most, int num_threads) const {
+  const int64_t number = round_up((count + most - 1) / most, num_threads);
+  return {count, number, count / number >= 2 * model_.row_unit() ? model_.row_unit() : 1};
+}
+
+int64_t Engine::Blocks::begin(int64_t block) const {
+  return std::min(count, round_up(count * block / number, unit));
+}
+
+// ----------------------------------------------------------------------------------------------------
+// blocks
+
+void Engine::predict_oldest() {
+  Prediction* batch;
+  {
+    std::lock_guard<std::mutex> lock(state_);
+    batch = submitted_[0];
+    std::move(submitted_.begin() + 1, submitted_.begin() + num_submitted_, submitted_.begin());
+    --num_submitted_;
+  }
+  try {
+    predict_blocks(*batch);
+  } catch (...) {
+    batch->error = std::current_exception();
+  }
+  std::lock_guard<std::mutex> lock(state_);
+  batch->begun = batch->request.batch_size;
+}
+
+void Engine::predict_blocks(const Prediction& batch) {
+  const LookupRequest& request = batch.request;
+  const Blocks blocks = cut(request.batch_size, looked_up_block_, num_threads());
+  const int64_t stride = model_.feature_stride();
+  const bool ahead = request.num_ids / blocks.number * 64 <= kAheadBytes;
+  std::atomic<int64_t> next{0};  // block that nobody has taken
+  const auto body = [&](int64_t, int64_t, int thread) {
+    Desk& desk = threads_desks_[static_cast<size_t>(thread)];
+    float* const features = desk.features.as<float>();
+    // A thread takes its next block before it is done with one, to ask for its rows.
+    for (int64_t block = next.fetch_add(1), following; block < blocks.number; block = following) {
+      following = next.fetch_add(1);
+      const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
+      store_.lookup_alone(request, begin, end - begin, features + model_.own_features(), stride, thread);
+      if (ahead && following < blocks.number) {
+        const int64_t from = blocks.begin(following);
+        store_.prefetch(request, from, blocks.begin(following + 1) - from);
+      }
+      model_.run(batch.dense + begin * num_dense(), features, end - begin, batch.out + begin, desk.workspace);
+    }
+  };
+  store_.threads().parallel_for(num_threads(), 1, std::ref(body));
 }
 
 // ----------------------------------------------------------------------------------------------------
@@ -270,7 +326,7 @@ void Engine::set_roles(Roles roles) {
   if (roles.mixed()) return;
   memory_pool_ = std::make_unique<ThreadPool>(roles.memory, true);
   compute_pool_ = std::make_unique<ThreadPool>(roles.compute);
-  while (static_cast<int>(workspace_.size()) < roles.compute) workspace_.push_back(model_.make_workspace());
+  while (static_cast<int>(threads_desks_.size()) < roles.compute) threads_desks_.push_back(make_desk());
   driver_ = std::thread([this] { drive(); });
 }
 

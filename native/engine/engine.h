@@ -41,10 +41,14 @@ struct Prediction {
 
 // The schedule of a DLRM: which samples are looked up and computed when, and on which thread.
 //
-// A batch is cut into segments, so memory does not grow with it. In a segment, the store writes pooled rows
-// straight behind the place of the bottom MLP's output, one row of features per sample; blocks of samples
-// small enough for their activations to stay in the second-level cache then go through the dense model on one
-// thread each. Segments pass through a ring in the order in which their batches were submitted:
+// The store writes pooled rows straight behind the place of the bottom MLP's output, one row of features per
+// sample; blocks of samples small enough for their activations to stay in the second-level cache then go
+// through the dense model on one thread each.
+//
+// Where all rows are in DRAM and roles are mixed, a thread that takes a block also looks it up, and asks for
+// the rows of its next block before it computes: features never leave its cache, and memory is waited for
+// during arithmetic. Else a batch is cut into segments, so memory does not grow with it, which pass through a
+// ring in the order in which their batches were submitted:
 //
 // - mixed roles: the collecting thread and the pool begin the look-ups of a segment, finish them, compute.
 //   Where rows come from SSD, the reads of the next segment are in flight while one is computed.
@@ -94,6 +98,10 @@ class Engine {
 
  private:
   static constexpr int64_t kBlock = DenseModel::kBlock;
+  // Most bytes of the features of a block that one thread looks up and computes, and of the rows that it asks
+  // for meanwhile: parts of a second-level cache.
+  static constexpr int64_t kBlockBytes = int64_t{512} << 10;
+  static constexpr int64_t kAheadBytes = int64_t{512} << 10;
   // Most samples of a segment, and most bytes of their features (at least one block's are held).
   static constexpr int64_t kMaxSegment = 24 * kBlock;
   static constexpr int64_t kSegmentBytes = int64_t{16} << 20;
@@ -118,25 +126,39 @@ class Engine {
   void look_up_segment();
   void compute_segment(ThreadPool& pool);
 
-  // What a caller works at that computes its batch alone.
+  // What a thread works at that computes a block alone.
   struct Desk {
     AlignedBuffer features;  // [kBlock, feature_stride]
     AlignedBuffer workspace;
   };
+  Desk make_desk() const;
   void predict_alone(const float* dense, const LookupRequest& request, float* out);
   Desk take_desk();
   void give_back(Desk desk);
 
-  void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool);
+  // Samples [0, count) as blocks of nearly equal size: block b begins at begin(b).
+  struct Blocks {
+    int64_t count, number, unit;
+    int64_t begin(int64_t block) const;
+  };
+  Blocks cut(int64_t count, int64_t most, int num_threads) const;
 
+  void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool);
+  void predict_blocks(const Prediction& batch);
+
+  bool in_blocks() const { return roles_.mixed() && rows_in_dram_; }
+  // Predicts the batch that was submitted first, block by block.
+  void predict_oldest();
   void advance_mixed();
   void drive();  // the memory side of split roles
   void stop_driver();
 
   RowStore& store_;
   DenseModel model_;
-  int64_t segment_;                       // samples
-  std::vector<AlignedBuffer> workspace_;  // per thread
+  const bool rows_in_dram_;
+  int64_t segment_;          // samples
+  int64_t looked_up_block_;  // samples of a block that is looked up by the thread that computes it
+  std::vector<Desk> threads_desks_;
   Roles roles_;
   std::mutex turn_;  // one submit or collect at a time
 

@@ -74,6 +74,8 @@ struct Kernels {
   int64_t linear_steps[kNumPrecisions];
   // At most this many outputs are computed as dot products, without panels.
   int64_t linear_max_dots;
+  // Rows that a layer takes at once: calls of a multiple of it waste nothing.
+  int64_t linear_rows;
 
   // Bag b sums (or averages) rows[offsets[b]] ... rows[offsets[b + 1] - 1], pointers to encoded rows, into
   // out + b * out_stride; an empty bag gives zeros, a bag of one row what decode_rows gives. Of quantised

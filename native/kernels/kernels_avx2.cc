@@ -13,6 +13,7 @@ const Kernels& avx2_kernels() {
                                   LinearShape<Vec8>::kPanel,
                                   {1, 1, 1},
                                   LinearShape<Vec8>::kMaxDots,
+                                  DotFp32<Vec8>::kRows,
                                   pool_rows<Vec8>,
                                   decode_rows<Vec8>,
                                   tt_rows_with<Vec8, Vec8>,

@@ -29,6 +29,7 @@ const Kernels& table() {
       LinearShape<Vec16>::kPanel,
       {1, 1, 1},
       LinearShape<Vec16>::kMaxDots,
+      DotFp32<Vec16>::kRows,
       pool_rows<Vec16>,
       decode_rows<Vec16>,
       tt_rows,
@@ -45,6 +46,7 @@ const Kernels& table() {
 
 Kernels with_tiles(Kernels kernels, LinearKernel* bf16, LinearKernel* int8) {
   kernels.isa = Isa::kAmx;
+  kernels.linear_rows = kBlockRows;
   for (Precision precision : {Precision::kBf16, Precision::kInt8}) {
     kernels.linear_steps[static_cast<int>(precision)] = kTileSteps;
     kernels.linear[static_cast<int>(precision)] = precision == Precision::kBf16 ? bf16 : int8;

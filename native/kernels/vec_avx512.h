@@ -85,6 +85,16 @@ struct Vec16 {
   static void store_bytes(uint8_t* p, F x, int64_t n) {
     _mm512_mask_cvtusepi32_storeu_epi8(p, mask(n), _mm512_cvtps_epi32(x));
   }
+  // Writes a and b to `to`, c and d to `next`, 32 bytes each; what is outside [0, 255] becomes the nearer end,
+  // a NaN 255.
+  static void store_two_rows_of_bytes(uint8_t* to, uint8_t* next, F a, F b, F c, F d) {
+    const I bytes = packed_bytes(a, b, c, d);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(bytes));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(next), _mm512_extracti64x4_epi64(bytes, 1));
+  }
+  static void store_row_of_bytes(uint8_t* to, F a, F b) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(packed_bytes(a, b, a, b)));
+  }
   // Writes n lanes as bfloat16, rounding half to even; a NaN stays one.
   static void store_bf16(uint16_t* p, F x, int64_t n) {
     const I bits = _mm512_castps_si512(x), high = _mm512_srli_epi32(bits, 16);
@@ -185,6 +195,14 @@ struct Vec16 {
   static F fp16(__m256i halves) { return _mm512_cvtph_ps(halves); }
   static F bf16(__m256i halves) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+  // The packs work within 128-bit parts: before the permutation part p has a, b, c and d of lanes 4p to 4p + 3.
+  static I packed_bytes(F a, F b, F c, F d) {
+    const F most = set1(255.0f);
+    const I low = _mm512_packs_epi32(_mm512_cvtps_epi32(min(a, most)), _mm512_cvtps_epi32(min(b, most)));
+    const I high = _mm512_packs_epi32(_mm512_cvtps_epi32(min(c, most)), _mm512_cvtps_epi32(min(d, most)));
+    const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
   }
   static F codes(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)); }
   // Of the same 8 bytes in every 64 bits: each lane takes its byte, shifts its nibble to the bottom and looks

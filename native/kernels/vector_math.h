@@ -13,18 +13,23 @@
 namespace screc {
 namespace {
 
-// Rows i0 to i0 + 3 of the pairs, columns [j0, j0 + kVectors * lanes). turned is [dim][width].
+// Features that a block takes: with its vectors of others they make 8 sums, enough to hide the latency of a
+// product.
+constexpr int rows_of_pairs(int vectors) { return 8 / vectors; }
+
+// Rows i0 to i0 + kRows - 1 of the pairs, columns [j0, j0 + kVectors * lanes). turned is [dim][width].
 template <typename V, int kVectors>
 void interact_block(const float* features, const float* turned, int64_t num_features, int64_t dim,
                     int64_t width, int64_t i0, int64_t j0, float* out) {
   using F = typename V::F;
-  const float* f[4];
-  for (int64_t r = 0; r < 4; ++r) {
+  constexpr int kRows = rows_of_pairs(kVectors);
+  const float* f[kRows];
+  for (int64_t r = 0; r < kRows; ++r) {
     f[r] = features + (i0 + r < num_features ? i0 + r : num_features - 1) * dim;
   }
-  F sum[4][kVectors];
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; ++r) {
+  F sum[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[r][v] = V::zero();
   }
@@ -32,15 +37,15 @@ void interact_block(const float* features, const float* turned, int64_t num_feat
     F other[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) other[v] = V::load(turned + c * width + j0 + v * V::kLanes);
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
       const F own = V::set1(f[r][c]);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sum[r][v] = V::fma(own, other[v], sum[r][v]);
     }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; ++r) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
     const int64_t i = i0 + r;
     if (i >= num_features) break;
     float* to = out + i * (i - 1) / 2;
@@ -73,11 +78,13 @@ void interact(const float* features, int64_t num_samples, int64_t num_features, 
       }
     }
     float* to = out + s * out_stride;
-    for (int64_t i = 0; i < num_features; i += 4) {
-      const int64_t longest = (i + 4 < num_features ? i + 4 : num_features) - 1;  // pairs in the longest row
+    for (int64_t i = 0; i < num_features; i += rows_of_pairs(1)) {
+      const int64_t longest = (i + rows_of_pairs(1) < num_features ? i + rows_of_pairs(1) : num_features) - 1;
       int64_t j = 0;
       for (; j + kLanes < longest; j += 2 * kLanes) {
         interact_block<V, 2>(f, turned, num_features, dim, width, i, j, to);
+        const int64_t rest = i + rows_of_pairs(2);
+        if (rest < num_features) interact_block<V, 2>(f, turned, num_features, dim, width, rest, j, to);
       }
       if (j < longest) interact_block<V, 1>(f, turned, num_features, dim, width, i, j, to);
     }

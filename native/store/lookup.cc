@@ -65,9 +65,15 @@ Lookup::Lookup(ThreadPool& threads) : tt_(arena_) { use(threads); }
 
 void Lookup::use(ThreadPool& threads) {
   threads_ = &threads;
+  first_thread_ = 0;
   const int count = threads.num_threads();
   if (workers_.size() < static_cast<std::size_t>(count)) workers_.resize(static_cast<std::size_t>(count));
   tt_.use(count);
+}
+
+void Lookup::use_caller(int thread) {
+  threads_ = nullptr;
+  first_thread_ = thread;
 }
 
 std::int64_t Lookup::scratch_bytes(const Table& table) {
@@ -91,7 +97,7 @@ void Lookup::prepare(std::vector<Segment>& segments) {
     if (segment.table->has_tt) tt_lookups += segment.num_ids;
     if (segment.table->staged) staged_floats += segment.num_ids * segment.table->dim;
   }
-  alone_ = work <= kAlone;
+  alone_ = threads_ == nullptr || work <= kAlone;
   num_units_ = ssd_units_ = 0;
   for (Segment& segment : segments) {
     segment.first_unit = num_units_;
@@ -233,23 +239,20 @@ void Lookup::run_whole(const Segment& segment, std::int64_t first, std::int64_t 
   } else {
     bags.ids += segment.first_id + begin;
   }
-  segment.table->strategy.pool(bags, static_cast<int>(&worker - workers_.data()));
+  segment.table->strategy.pool(bags, first_thread_ + static_cast<int>(&worker - workers_.data()));
   worker.dram_rows += end - begin;
 }
 
-// Asks for the rows of all tables at once, so that a call of few look-ups waits for memory once.
-void Lookup::prefetch_rows(const std::vector<Segment>& segments) {
-  for (const Segment& segment : segments) {
-    if (segment.table->whole() == nullptr) continue;
-    const std::int64_t bytes = segment.table->codec.row_bytes();
-    const auto rows = reinterpret_cast<std::uintptr_t>(segment.table->strategy.rows(0));
-    for (std::int64_t i = 0; i < segment.num_ids; ++i) {
-      // Not checked yet: a prefetch from anywhere does no harm.
-      const auto id = static_cast<std::uintptr_t>(segment.ids[segment.first_id + i]);
-      const auto row = rows + id * static_cast<std::uintptr_t>(bytes);
-      for (std::int64_t at = 0; at < bytes; at += 64)
-        __builtin_prefetch(reinterpret_cast<const void*>(row + static_cast<std::uintptr_t>(at)));
+void Lookup::prefetch_rows(const Table& table, const std::int64_t* ids, std::int64_t count) {
+  const auto bytes = static_cast<std::uintptr_t>(table.codec.row_bytes());
+  const auto rows = reinterpret_cast<std::uintptr_t>(table.strategy.rows(0));
+  for (std::int64_t i = 0; i < count; ++i) {
+    // A prefetch from anywhere does no harm.
+    const std::uintptr_t row = rows + static_cast<std::uintptr_t>(ids[i]) * bytes;
+    for (std::uintptr_t at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(row + at));
     }
+    __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1));
   }
 }
 
@@ -297,7 +300,12 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
 
 void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader) {
   prepare(segments);
-  if (alone_ && num_lookups_ <= kFew) prefetch_rows(segments);
+  if (alone_ && num_lookups_ <= kFew) {  // the call then waits for memory once, not table by table
+    for (const Segment& segment : segments) {
+      if (segment.table->whole() == nullptr) continue;
+      prefetch_rows(*segment.table, segment.ids + segment.first_id, segment.num_ids);
+    }
+  }
   for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
     run_unit(segment, unit, worker);
   });
@@ -325,7 +333,11 @@ void Lookup::rebuild(const std::vector<Segment>& segments) {
       if (thread == 0) ssd_.poll();
     }
   };
-  threads_->parallel_for(tt_.num_parts(), 1, std::cref(parts));
+  if (threads_ == nullptr) {
+    parts(0, tt_.num_parts(), 0);
+  } else {
+    threads_->parallel_for(tt_.num_parts(), 1, std::cref(parts));
+  }
   for_each_unit(segments, ssd_units_, num_units_, [this](const Segment& segment, std::int64_t unit, Worker&) {
     if (waits(segment)) pool_unit(segment, unit);
   });

@@ -44,6 +44,8 @@ class Lookup {
 
   // The threads that share the work from now on; they must outlive the look-ups.
   void use(ThreadPool& threads);
+  // The calling thread does all of it, number `thread` of the store's.
+  void use_caller(int thread);
 
   // Starts to read the rows that stand on SSD, then does all work that does not need them while they come.
   // Segments of tables with SSD bands go first; they and the reader must stay until finish() or abandon(),
@@ -56,6 +58,9 @@ class Lookup {
   LookupCounts finish(const std::vector<Segment>& segments, const SsdBands& ssd);
   // Gives the look-up up; waits for reads in flight.
   void abandon() noexcept { ssd_.abandon(); }
+
+  // Asks for the rows of ids, not checked yet, of a table that is one array.
+  static void prefetch_rows(const Table& table, const std::int64_t* ids, std::int64_t count);
 
   // Bytes of working memory that a look-up in the table takes at most.
   static std::int64_t scratch_bytes(const Table& table);
@@ -77,7 +82,6 @@ class Lookup {
   void run_unit(const Segment& segment, std::int64_t unit, Worker& worker);
   void run_whole(const Segment& segment, std::int64_t first, std::int64_t last, std::int64_t begin,
                  std::int64_t end, Worker& worker);
-  static void prefetch_rows(const std::vector<Segment>& segments);
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
   void resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                     Worker& worker);
@@ -91,7 +95,8 @@ class Lookup {
   void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
                      const Body& body);
 
-  ThreadPool* threads_ = nullptr;
+  ThreadPool* threads_ = nullptr;  // null: the caller alone
+  int first_thread_ = 0;           // number of worker 0
   std::vector<Worker> workers_;
   std::vector<const void*> rows_;  // row of every look-up of the call, in its table's codec
   Arena arena_;                    // rows rebuilt from cores or decoded

@@ -244,6 +244,12 @@ bool RowStore::reads_ssd() const {
   return !ssd_.bands.empty();
 }
 
+bool RowStore::rows_in_dram() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return std::all_of(tables_.begin(), tables_.end(),
+                     [](const auto& table) { return !table->has_ssd && !table->has_tt; });
+}
+
 int64_t RowStore::num_embeddings(int table) const {
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return checked_table(table).num_embeddings;
@@ -370,6 +376,29 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
   while (context->count > 0) {
     begin_part(*context);
     finish_part(*context);
+  }
+}
+
+void RowStore::lookup_alone(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                            int64_t sample_stride, int thread) {
+  const InUse context(contexts_, false);
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  context->lookup.use_caller(thread);
+  set_up(*context, request, first, count, out, sample_stride);
+  while (context->count > 0) {
+    begin_part(*context);
+    finish_part(*context);
+  }
+}
+
+void RowStore::prefetch(const LookupRequest& request, int64_t first, int64_t count) const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  for (size_t number = 0; number < tables_.size(); ++number) {
+    const Table& table = *tables_[number];
+    if (table.whole() == nullptr) continue;
+    const int64_t* own = request.offsets + static_cast<int64_t>(number) * request.batch_size + first;
+    const int64_t begin = std::max<int64_t>(own[0], 0), end = std::min(own[count], request.num_ids);
+    Lookup::prefetch_rows(table, request.ids + begin, end - begin);
   }
 }
 

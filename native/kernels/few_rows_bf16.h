@@ -1,0 +1,117 @@
+// Dense layers in bf16 for a few rows, to the bit as TDPBF16PS makes them. Compiled for AVX-512.
+//
+// A tile product takes as long for one row as for sixteen, and reads the weights no faster. Here a word of
+// weights takes two operations to unpack, shared by all rows, and two multiply-adds a row: for one row about what the
+// second-level cache takes to bring it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/kernels.h"
+#include "kernels/tile_shape.h"
+#include "kernels/vector_encode.h"
+
+namespace screc {
+namespace {
+
+// TDPBF16PS takes denormal numbers as zeros and gives none, whatever MXCSR says.
+class NoDenormals {
+ public:
+  NoDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kDenormalsAreZero | kFlushToZero); }
+  ~NoDenormals() { _mm_setcsr(before_); }
+  NoDenormals(const NoDenormals&) = delete;
+  NoDenormals& operator=(const NoDenormals&) = delete;
+
+ private:
+  static constexpr unsigned kDenormalsAreZero = 1u << 6, kFlushToZero = 1u << 15;
+  const unsigned before_;
+};
+
+// Rows [row, row + R) and one panel. TDPBF16PS sums the products of even and of odd inputs of a tile apart, each
+// in order and rounded once per product, and adds both sums' sum to the tile of sums.
+template <typename V, int R>
+void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row, int64_t panel) {
+  using F = typename V::F;
+  constexpr int64_t kPanel = 2 * V::kLanes;
+  const uint32_t* words = static_cast<const uint32_t*>(w.words) + panel * w.steps * kPanel;
+  const int64_t num_words = (w.in + 1) / 2;
+  const auto word = [&](int r, int64_t k) {
+    const uint16_t* const x = static_cast<const uint16_t*>(call.x) + (row + r) * call.x_stride + 2 * k;
+    uint32_t pair = x[0];
+    if (2 * k + 1 < w.in) std::memcpy(&pair, x, sizeof(pair));
+    return pair;
+  };
+  F sum[R][2];
+  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = V::zero();
+  for (int64_t tile = 0; tile < num_words; tile += kTileSteps) {
+    F even[R][2], odd[R][2];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) even[r][0] = even[r][1] = odd[r][0] = odd[r][1] = V::zero();
+    for (int64_t k = tile; k < std::min(num_words, tile + kTileSteps); ++k) {
+      const typename V::I left = V::load_words(words + k * kPanel);
+      const typename V::I right = V::load_words(words + k * kPanel + V::kLanes);
+      const typename V::I high = V::set1_word(0xffff0000u);
+      const F left_even = V::as_floats(V::shift_up16(left)), left_odd = V::as_floats(V::bit_and(left, high));
+      const F right_even = V::as_floats(V::shift_up16(right)), right_odd = V::as_floats(V::bit_and(right, high));
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const uint32_t pair = word(r, k);
+        const F x_even = V::set1(std::bit_cast<float>(pair << 16));
+        const F x_odd = V::set1(std::bit_cast<float>(pair & 0xffff0000u));
+        even[r][0] = V::fma(x_even, left_even, even[r][0]);
+        even[r][1] = V::fma(x_even, right_even, even[r][1]);
+        odd[r][0] = V::fma(x_odd, left_odd, odd[r][0]);
+        odd[r][1] = V::fma(x_odd, right_odd, odd[r][1]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < 2; ++v) sum[r][v] = V::add(sum[r][v], V::add(even[r][v], odd[r][v]));
+    }
+  }
+  const F least = V::set1(call.relu ? 0.0f : -std::numeric_limits<float>::infinity());
+  const int64_t row_bytes = call.out_stride * element_bytes(call.output.precision);
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < 2; ++v) {
+      const int64_t column = panel * kPanel + v * V::kLanes, n = std::min(w.out - column, V::kLanes);
+      if (n <= 0) break;
+      const F x = V::max(least, V::add(sum[r][v], V::load(w.bias + column)));
+      encode_vector<V>(x, column, n, call.output, static_cast<uint8_t*>(call.out) + (row + r) * row_bytes);
+    }
+  }
+}
+
+// For up to some eight rows; panels inside, so that inputs stay in registers and weights pass once per 4 rows.
+template <typename V>
+void few_rows_bf16(const LinearWeights& w, const LinearCall& call) {
+  const NoDenormals exact;
+  const int64_t num_panels = (w.out + 2 * V::kLanes - 1) / (2 * V::kLanes);
+  for (int64_t row = 0; row < call.m;) {
+    const int64_t rows = std::min<int64_t>(call.m - row, 4);
+    for (int64_t panel = 0; panel < num_panels; ++panel) {
+      switch (rows) {
+        case 1:
+          few_rows_panel<V, 1>(w, call, row, panel);
+          break;
+        case 2:
+          few_rows_panel<V, 2>(w, call, row, panel);
+          break;
+        case 3:
+          few_rows_panel<V, 3>(w, call, row, panel);
+          break;
+        default:
+          few_rows_panel<V, 4>(w, call, row, panel);
+      }
+    }
+    row += rows;
+  }
+}
+
+}  // namespace
+}  // namespace screc
