@@ -86,7 +86,7 @@ def test_predictions_are_near_the_models(precision, atol, interaction, num_dense
     batch = make_batch(size, num_dense, made[2])
     calibration = make_batch(2000, num_dense, made[2], seed=1)
     engine = engine_of(made, precision=precision, calibration=calibration, threads=2)
-    assert engine.precisions["top.0"] == precision
+    assert engine.precisions["top.1"] == precision
     assert engine.precisions[engine.layers[-1]] == "fp32"
     difference = np.abs(engine.predict(batch) - oracle(*made, batch))
     assert difference.max() < atol
