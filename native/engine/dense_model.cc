@@ -90,6 +90,8 @@ DenseModel::DenseModel(const DenseModelShape& shape, const std::vector<DenseLaye
   check_layers("top", top, top_in, 1, "the width of the interaction", "the logit");
   bottom_ = pack_layers("bottom", bottom, kernels_);
   top_ = pack_layers("top", top, kernels_);
+  const bool rounds = top_[0].input_format().precision != Precision::kFp32;
+  interact_ = rounds && kernels_.interact_bf16 != nullptr ? kernels_.interact_bf16 : kernels_.interact;
 
   int64_t widest = 0;
   flops_per_sample_ = 2 * top_in * embedding_dim_;
@@ -158,7 +160,7 @@ DenseModel::Rows DenseModel::interact(const float* features, int64_t count, uint
     for (int64_t i = 0; i < n; ++i) {
       std::copy_n(own + i * feature_stride_, own_features_, rows + i * width);
     }
-    kernels_.interact(own, n, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
+    interact_(own, n, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
                       rows + own_features_, width);
     for (int64_t i = 0; !as_it_is && i < n; ++i) {
       finite[first + i] &= layer.encode(rows + i * width, to + i * stride * element_bytes(precision));

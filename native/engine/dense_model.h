@@ -68,7 +68,7 @@ class DenseModel {
   enum class Interaction { kDot, kCat };
   // Samples whose interaction is computed before its first row is read again: a row that was written a moment
   // ago, piece by piece, would have to be waited for.
-  static constexpr int64_t kTogether = 8;
+  static constexpr int64_t kTogether = 16;
 
   // Rows of activations, in the format of the layer that reads them.
   struct Rows {
@@ -90,6 +90,7 @@ class DenseModel {
   int64_t num_dense_, embedding_dim_;
   Interaction interaction_;
   std::vector<PackedLinear> bottom_, top_;
+  InteractKernel* interact_;  // of bfloat16 where that is faster and the top MLP rounds its inputs as well
   bool has_int8_ = false;  // some layer's inputs have no NaN, so it is looked for before them
 
   int64_t own_features_;    // floats of the bottom MLP's output in a row of features: embedding_dim or 0

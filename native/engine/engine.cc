@@ -29,7 +29,8 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
                const std::string& interaction)
     : store_(store),
       model_(model_shape(store, num_dense, embedding_dim, interaction), bottom, top, kernels()),
-      rows_in_dram_(store.rows_in_dram()) {
+      rows_in_dram_(store.rows_in_dram()),
+      shares_(num_threads()) {
   const int64_t sample_bytes =
       std::max<int64_t>(1, model_.feature_stride()) * static_cast<int64_t>(sizeof(float));
   segment_ = std::clamp(kSegmentBytes / sample_bytes / kBlock * kBlock, kBlock, kMaxSegment);
@@ -286,16 +287,15 @@ void Engine::predict_blocks(const Prediction& batch) {
   const Blocks blocks = cut(request.batch_size, looked_up_block_, num_threads());
   const int64_t stride = model_.feature_stride();
   const bool ahead = request.num_ids / blocks.number * 64 <= kAheadBytes;
-  std::atomic<int64_t> next{0};  // block that nobody has taken
+  shares_.part(blocks.number);
   const auto body = [&](int64_t, int64_t, int thread) {
     Desk& desk = threads_desks_[static_cast<size_t>(thread)];
     float* const features = desk.features.as<float>();
-    // A thread takes its next block before it is done with one, to ask for its rows.
-    for (int64_t block = next.fetch_add(1), following; block < blocks.number; block = following) {
-      following = next.fetch_add(1);
+    for (int64_t block; (block = shares_.take(thread)) != Shares::kNone;) {
       const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
       store_.lookup_alone(request, begin, end - begin, features + model_.own_features(), stride, thread);
-      if (ahead && following < blocks.number) {
+      const int64_t following = shares_.next(thread);
+      if (ahead && following != Shares::kNone) {
         const int64_t from = blocks.begin(following);
         store_.prefetch(request, from, blocks.begin(following + 1) - from);
       }

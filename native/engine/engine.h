@@ -14,6 +14,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/look_out.h"
+#include "base/shares.h"
 #include "base/thread_pool.h"
 #include "engine/dense_model.h"
 #include "store/row_store.h"
@@ -159,6 +160,7 @@ class Engine {
   int64_t segment_;          // samples
   int64_t looked_up_block_;  // samples of a block that is looked up by the thread that computes it
   std::vector<Desk> threads_desks_;
+  Shares shares_;  // of the blocks of one batch
   Roles roles_;
   std::mutex turn_;  // one submit or collect at a time
 

@@ -66,6 +66,10 @@ struct LinearCall {
 
 using LinearKernel = void(const LinearWeights& weights, const LinearCall& call);
 
+// Sample s: <f_i, f_j> for i in [0, F), j in [0, i), where f_i = features + s * sample_stride + i * dim.
+using InteractKernel = void(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
+                            int64_t sample_stride, float* out, int64_t out_stride);
+
 struct Kernels {
   Isa isa;
   // Output columns that a panel of LinearWeights holds.
@@ -99,9 +103,9 @@ struct Kernels {
   // Writes n floats in another format; bfloat16 rounds half to even. False when one of them is not finite.
   bool (*encode)(const float* x, int64_t n, const ActivationFormat& format, void* out);
 
-  // Sample s: <f_i, f_j> for i in [0, F), j in [0, i), where f_i = features + s * sample_stride + i * dim.
-  void (*interact)(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
-                   int64_t sample_stride, float* out, int64_t out_stride);
+  InteractKernel* interact;
+  // Of features rounded to bfloat16; null where that is no faster.
+  InteractKernel* interact_bf16;
 
   void (*sigmoid)(const float* x, int64_t n, float* out);
 

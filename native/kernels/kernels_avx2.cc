@@ -20,6 +20,7 @@ const Kernels& avx2_kernels() {
                                   {linear<DotFp32<Vec8>>, linear<DotBf16<Vec8>>, linear<DotInt8<Vec8>>},
                                   encode<Vec8>,
                                   interact<Vec8>,
+                                  nullptr,
                                   sigmoid<Vec8>,
                                   pool_ids<Vec8>,
                                   stream_ids<Vec8>,

@@ -37,6 +37,7 @@ const Kernels& table() {
        kVnni ? linear_int8_avx512vnni : linear<DotInt8<Vec16>>},
       encode<Vec16>,
       interact<Vec16>,
+      nullptr,
       sigmoid<Vec16>,
       pool_ids<Vec16>,
       stream_ids<Vec16>,
@@ -44,9 +45,10 @@ const Kernels& table() {
   return kTable;
 }
 
-Kernels with_tiles(Kernels kernels, LinearKernel* bf16, LinearKernel* int8) {
+Kernels with_tiles(Kernels kernels, LinearKernel* bf16, LinearKernel* int8, InteractKernel* interact) {
   kernels.isa = Isa::kAmx;
   kernels.linear_rows = kBlockRows;
+  kernels.interact_bf16 = interact;
   for (Precision precision : {Precision::kBf16, Precision::kInt8}) {
     kernels.linear_steps[static_cast<int>(precision)] = kTileSteps;
     kernels.linear[static_cast<int>(precision)] = precision == Precision::kBf16 ? bf16 : int8;
@@ -62,13 +64,15 @@ const Kernels& avx512_kernels(bool vnni, bool bf16) {
 }
 
 const Kernels& amx_kernels() {
-  static const Kernels kTable = with_tiles(avx512_kernels(true, true), linear_bf16_amx, linear_int8_amx);
+  static const Kernels kTable = with_tiles(avx512_kernels(true, true), linear_bf16_amx, linear_int8_amx,
+                                           interact_bf16_amx);
   return kTable;
 }
 
 const Kernels& emulated_amx_kernels() {
   static const Kernels kTable =
-      with_tiles(avx512_kernels(false, false), linear_bf16_emulated_avx512, linear_int8_emulated_avx512);
+      with_tiles(avx512_kernels(false, false), linear_bf16_emulated_avx512,
+                                           linear_int8_emulated_avx512, interact_bf16_emulated_avx512);
   return kTable;
 }
 

@@ -253,8 +253,8 @@ const Kernels& scalar_kernels() {
       Isa::kScalar, 1,         {1, 1, 1}, 0,
       1,            pool_rows, decode_rows, tt_rows,
       {linear_fp32, linear_bf16, linear_int8},
-      encode,       interact,  sigmoid,     pool_ids,
-      stream_ids,   count_ids};
+      encode,       interact,  nullptr,     sigmoid,
+      pool_ids,     stream_ids, count_ids};
   return kTable;
 }
 

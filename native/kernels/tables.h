@@ -14,6 +14,8 @@ const Kernels& avx512_kernels(bool vnni, bool bf16);
 // machines without AMX.
 const Kernels& amx_kernels();
 const Kernels& emulated_amx_kernels();
+InteractKernel interact_bf16_amx;
+InteractKernel interact_bf16_emulated_avx512;
 void linear_bf16_amx(const LinearWeights& weights, const LinearCall& call);
 void linear_int8_amx(const LinearWeights& weights, const LinearCall& call);
 void linear_bf16_emulated_avx512(const LinearWeights& weights, const LinearCall& call);

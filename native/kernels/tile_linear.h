@@ -26,7 +26,6 @@
 namespace screc {
 namespace {
 
-constexpr int64_t kTileBytes = kTileRows * kTileRowBytes;
 
 // 16 rows of inputs: tiles of steps one after the other, the last one elsewhere.
 struct InputTiles {

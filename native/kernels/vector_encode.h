@@ -40,16 +40,35 @@ inline void encode_vector(typename V::F x, int64_t column, int64_t n, const Acti
   }
 }
 
+// One format, chosen at compile time, so that whole vectors take no decisions.
+template <typename V, Precision kPrecision>
+bool encode_as(const float* x, int64_t n, const ActivationFormat& given, void* out) {
+  const ActivationFormat format{kPrecision, given.inverse_scale, given.zero_point};
+  typename V::F taint = V::zero();  // zeros times values: a NaN comes of those that are not finite
+  int64_t c = 0;
+  for (; c + V::kLanes <= n; c += V::kLanes) {
+    const typename V::F value = V::load(x + c);
+    taint = V::fma(V::zero(), value, taint);
+    encode_vector<V>(value, c, V::kLanes, format, out);
+  }
+  if (c < n) {
+    const typename V::F value = V::load_part(x + c, n - c);
+    taint = V::fma(V::zero(), value, taint);
+    encode_vector<V>(value, c, n - c, format, out);
+  }
+  return V::finite(taint, V::kLanes);
+}
+
 template <typename V>
 bool encode(const float* x, int64_t n, const ActivationFormat& format, void* out) {
-  bool finite = true;
-  for (int64_t c = 0; c < n; c += V::kLanes) {
-    const int64_t left = n - c < V::kLanes ? n - c : V::kLanes;
-    const typename V::F value = left == V::kLanes ? V::load(x + c) : V::load_part(x + c, left);
-    finite &= V::finite(value, left);
-    encode_vector<V>(value, c, left, format, out);
+  switch (format.precision) {
+    case Precision::kFp32:
+      return encode_as<V, Precision::kFp32>(x, n, format, out);
+    case Precision::kBf16:
+      return encode_as<V, Precision::kBf16>(x, n, format, out);
+    default:
+      return encode_as<V, Precision::kInt8>(x, n, format, out);
   }
-  return finite;
 }
 
 }  // namespace

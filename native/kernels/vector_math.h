@@ -3,7 +3,7 @@
 // Limits of the interaction of F features of d floats: F (F - 1) d flops, 4 F d bytes in and 2 F (F - 1)
 // bytes out per sample (F = 27, d = 16: 11 kflop, 1.7 KB, 1.4 KB), so it should cost about 1 % of the layers
 // around it. The features are transposed once, which makes rows of pairs the long axis: 4 features against 2
-// vectors of others.
+// vectors of others, or 8 against one.
 #pragma once
 
 #include <cstdint>
@@ -13,51 +13,46 @@
 namespace screc {
 namespace {
 
-// Features that a block takes: with its vectors of others they make 8 sums, enough to hide the latency of a
-// product.
-constexpr int rows_of_pairs(int vectors) { return 8 / vectors; }
-
-// Rows i0 to i0 + kRows - 1 of the pairs, columns [j0, j0 + kVectors * lanes). turned is [dim][width].
-template <typename V, int kVectors>
-void interact_block(const float* features, const float* turned, int64_t num_features, int64_t dim,
-                    int64_t width, int64_t i0, int64_t j0, float* out) {
+// Rows [i0, i0 + kRows) of the pairs, columns [j0, j0 + kVectors * lanes), of features turned to [dim][width]: 8
+// sums, enough to hide the latency of a product.
+template <typename V, int kRows, int kVectors>
+[[gnu::always_inline]] inline void interact_block(const float* turned, int64_t num_features, int64_t dim,
+                                                  int64_t width, int64_t i0, int64_t j0, float* out) {
   using F = typename V::F;
-  constexpr int kRows = rows_of_pairs(kVectors);
-  const float* f[kRows];
-  for (int64_t r = 0; r < kRows; ++r) {
-    f[r] = features + (i0 + r < num_features ? i0 + r : num_features - 1) * dim;
-  }
   F sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[r][v] = V::zero();
   }
-  for (int64_t c = 0; c < dim; ++c) {
+  const float* own = turned + i0;
+  const float* others = turned + j0;
+  for (int64_t c = 0; c < dim; ++c, own += width, others += width) {
     F other[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) other[v] = V::load(turned + c * width + j0 + v * V::kLanes);
+    for (int v = 0; v < kVectors; ++v) other[v] = V::load(others + v * V::kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const F own = V::set1(f[r][c]);
+      const F factor = V::set1(own[r]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = V::fma(own, other[v], sum[r][v]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = V::fma(factor, other[v], sum[r][v]);
     }
   }
+  float* to = out + i0 * (i0 - 1) / 2 + j0;
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     const int64_t i = i0 + r;
     if (i >= num_features) break;
-    float* to = out + i * (i - 1) / 2;
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      const int64_t j = j0 + v * V::kLanes, left = i - j;
+      const int64_t left = i - j0 - v * V::kLanes;
       if (left >= V::kLanes) {
-        V::store(to + j, sum[r][v]);
+        V::store(to + v * V::kLanes, sum[r][v]);
       } else if (left > 0) {
-        V::store_part(to + j, sum[r][v], left);
+        V::store_part(to + v * V::kLanes, sum[r][v], left);
       }
     }
+    to += i;
   }
 }
 
@@ -66,7 +61,7 @@ void interact(const float* features, int64_t num_samples, int64_t num_features, 
               int64_t sample_stride, float* out, int64_t out_stride) {
   constexpr int64_t kLanes = V::kLanes;
   if (num_features < 2) return;
-  const int64_t width = (num_features + kLanes - 1) / kLanes * kLanes;
+  const int64_t width = (num_features + kLanes - 1) / kLanes * kLanes;  // of 8 at least, as blocks read
   float* turned = thread_scratch(dim * width + kLanes);
   for (int64_t s = 0; s < num_samples; ++s) {
     const float* f = features + s * sample_stride;
@@ -78,15 +73,14 @@ void interact(const float* features, int64_t num_samples, int64_t num_features, 
       }
     }
     float* to = out + s * out_stride;
-    for (int64_t i = 0; i < num_features; i += rows_of_pairs(1)) {
-      const int64_t longest = (i + rows_of_pairs(1) < num_features ? i + rows_of_pairs(1) : num_features) - 1;
+    for (int64_t i = 0; i < num_features; i += 8) {
+      const int64_t pairs = (i + 8 < num_features ? i + 8 : num_features) - 1;  // of the longest row
       int64_t j = 0;
-      for (; j + kLanes < longest; j += 2 * kLanes) {
-        interact_block<V, 2>(f, turned, num_features, dim, width, i, j, to);
-        const int64_t rest = i + rows_of_pairs(2);
-        if (rest < num_features) interact_block<V, 2>(f, turned, num_features, dim, width, rest, j, to);
+      for (; j + kLanes < pairs; j += 2 * kLanes) {
+        interact_block<V, 4, 2>(turned, num_features, dim, width, i, j, to);
+        if (i + 4 < num_features) interact_block<V, 4, 2>(turned, num_features, dim, width, i + 4, j, to);
       }
-      if (j < longest) interact_block<V, 1>(f, turned, num_features, dim, width, i, j, to);
+      if (j < pairs) interact_block<V, 8, 1>(turned, num_features, dim, width, i, j, to);
     }
   }
 }

@@ -247,12 +247,12 @@ void Lookup::prefetch_rows(const Table& table, const std::int64_t* ids, std::int
   const auto bytes = static_cast<std::uintptr_t>(table.codec.row_bytes());
   const auto rows = reinterpret_cast<std::uintptr_t>(table.strategy.rows(0));
   for (std::int64_t i = 0; i < count; ++i) {
-    // A prefetch from anywhere does no harm.
+    // A prefetch from anywhere does no harm. Into the second-level cache, which takes more misses at a time.
     const std::uintptr_t row = rows + static_cast<std::uintptr_t>(ids[i]) * bytes;
     for (std::uintptr_t at = 0; at < bytes; at += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(row + at));
+      __builtin_prefetch(reinterpret_cast<const void*>(row + at), 0, 2);
     }
-    __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1));
+    __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1), 0, 2);
   }
 }
 
