@@ -121,6 +121,11 @@ void tt_rows(const std::vector<AnyConstArray>& cores, const AnyConstArray& ids, 
         [&](int64_t begin, int64_t end) { k.tt_rows(packed, id + begin, end - begin, to + begin * width); });
 }
 
+// As chosen_kernels, and those without extensions or on emulated tiles.
+const Kernels& variant(const IsaName& isa, bool extensions) {
+  return isa == "amx-emulated" ? emulated_amx() : kernels(isa ? parse_isa(*isa) : selected_isa(), extensions);
+}
+
 PackedLinear make_linear(const AnyConstArray& weight, const AnyConstArray& bias, const std::string& precision,
                          const std::optional<AnyConstArray>& range, const IsaName& isa, bool extensions) {
   const float* w = checked<float>(weight, "weight", 2);
@@ -132,10 +137,8 @@ PackedLinear make_linear(const AnyConstArray& weight, const AnyConstArray& bias,
     expect_shape(*range, "range", {2, dim(weight, 1)});
     span = {low, low + dim(weight, 1)};
   }
-  const Kernels& chosen =
-      isa == "amx-emulated" ? emulated_amx() : kernels(isa ? parse_isa(*isa) : selected_isa(), extensions);
-  return PackedLinear(w, b, dim(weight, 0), dim(weight, 1), chosen, parse_precision(precision),
-                      range ? &span : nullptr);
+  return PackedLinear(w, b, dim(weight, 0), dim(weight, 1), variant(isa, extensions),
+                      parse_precision(precision), range ? &span : nullptr);
 }
 
 // The array's data, once its dtype is how `precision` is written.
@@ -202,16 +205,21 @@ bool linear_encode(const PackedLinear& layer, const AnyConstArray& x, const AnyA
   return finite;
 }
 
-void interact(const AnyConstArray& features, const AnyArray& out, ThreadPool* pool, const IsaName& isa) {
+void interact(const AnyConstArray& features, const AnyArray& out, ThreadPool* pool, const IsaName& isa,
+              bool bf16) {
   const float* from = checked<float>(features, "features", 3);
   float* to = checked<float>(out, "out", 2);
   const int64_t batch = dim(features, 0), f = dim(features, 1), d = dim(features, 2);
   const int64_t pairs = f * (f - 1) / 2;
   expect_shape(out, "out", {batch, pairs});
-  const Kernels& k = chosen_kernels(isa);
+  const Kernels& k = variant(isa, true);
+  if (bf16 && k.interact_bf16 == nullptr) {
+    throw nb::value_error((std::string("bf16: ") + isa_name(k.isa) + " interacts in float32 only").c_str());
+  }
+  InteractKernel* const kernel = bf16 ? k.interact_bf16 : k.interact;
   nb::gil_scoped_release nogil;
   share(pool, batch, 128, [&](int64_t begin, int64_t end) {
-    k.interact(from + begin * f * d, end - begin, f, d, f * d, to + begin * pairs, pairs);
+    kernel(from + begin * f * d, end - begin, f, d, f * d, to + begin * pairs, pairs);
   });
 }
 
@@ -315,8 +323,10 @@ void bind_kernels(nb::module_& module) {
           "The instruction set the weights are packed for.");
 
   module.def("interact", &interact, "features"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
+             "bf16"_a = false,
              "Dot products of pairs of features, <f_i, f_j> for i in range(F) for j in range(i).\n\n"
-             "features float32 [B, F, d], out float32 [B, F * (F - 1) / 2].");
+             "features float32 [B, F, d], out float32 [B, F * (F - 1) / 2]. bf16 rounds the features first;\n"
+             "ValueError where the instruction set has no faster way for that. isa also takes 'amx-emulated'.");
   module.def("sigmoid", &sigmoid, "x"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
              "out = 1 / (1 + exp(-x)) within 2e-7. x and out float32 [n].");
   module.def(

@@ -50,14 +50,15 @@ inline void turn_words(const uint8_t* from, int64_t stride, uint8_t* to) {
 template <typename Tiles>
 class TileInteraction {
  public:
-  TileInteraction(int64_t num_features, int64_t dim)
+  // `places`: samples that it holds at a time.
+  TileInteraction(int64_t num_features, int64_t dim, int64_t places)
       : num_features_(num_features),
         dim_(dim),
         groups_((num_features + kTileRows - 1) / kTileRows),
         steps_((dim + kColumns - 1) / kColumns) {
     const int64_t features = groups_ * steps_ * kTileBytes, pairs = groups_ * (groups_ + 1) / 2 * kTileBytes;
     sample_bytes_ = 2 * features + pairs;
-    const int64_t bytes = kSideBySide * sample_bytes_;
+    const int64_t bytes = places * sample_bytes_;
     memory_ = reinterpret_cast<uint8_t*>(thread_scratch(bytes / int64_t{sizeof(float)}));
     turned_ = features;
     pairs_ = 2 * features;
@@ -91,7 +92,7 @@ class TileInteraction {
     uint8_t* const memory = memory_ + place * sample_bytes_;
     for (int64_t g = 0; g < groups_; g += 2) {
       for (int64_t other = 0; other <= g; other += 2) {
-        const bool second = g + 1 < groups_, square = second && other < g;  // else above the diagonal
+        const bool second = g + 1 < groups_, below = other < g;  // the diagonal: else tile 1 lies above it
         tiles.template zero<0>();
         tiles.template zero<1>();
         tiles.template zero<2>();
@@ -102,18 +103,18 @@ class TileInteraction {
           tiles.template load<4>(a, steps_ * kTileRowBytes);
           tiles.template load<6>(b, kTileRowBytes);
           tiles.template dot<Precision::kBf16, 0, 4, 6>();
+          if (below || second) tiles.template load<7>(b + steps_ * kTileBytes, kTileRowBytes);
+          if (below) tiles.template dot<Precision::kBf16, 1, 4, 7>();
           if (!second) continue;
           tiles.template load<5>(a + steps_ * kTileBytes, steps_ * kTileRowBytes);
-          tiles.template load<7>(b + steps_ * kTileBytes, kTileRowBytes);
           tiles.template dot<Precision::kBf16, 2, 5, 6>();
           tiles.template dot<Precision::kBf16, 3, 5, 7>();
-          if (square) tiles.template dot<Precision::kBf16, 1, 4, 7>();
         }
         tiles.template store<0>(pairs_of(memory, g, other), kTileRowBytes);
+        if (below) tiles.template store<1>(pairs_of(memory, g, other + 1), kTileRowBytes);
         if (!second) continue;
         tiles.template store<2>(pairs_of(memory, g + 1, other), kTileRowBytes);
         tiles.template store<3>(pairs_of(memory, g + 1, other + 1), kTileRowBytes);
-        if (square) tiles.template store<1>(pairs_of(memory, g, other + 1), kTileRowBytes);
       }
     }
   }
@@ -150,7 +151,7 @@ template <typename Tiles>
 void tile_interact(const float* features, int64_t num_samples, int64_t num_features, int64_t dim,
                    int64_t sample_stride, float* out, int64_t out_stride) {
   if (num_features < 2) return;
-  TileInteraction<Tiles> interaction(num_features, dim);
+  TileInteraction<Tiles> interaction(num_features, dim, std::min(kSideBySide, num_samples));
   Tiles tiles;
   for (int64_t first = 0; first < num_samples; first += kSideBySide) {
     const int64_t n = std::min(kSideBySide, num_samples - first);

@@ -91,11 +91,12 @@ class Linear:
     def isa(self) -> str:
         """The instruction set the weights are packed for."""
 
-def interact(features: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:
+def interact(features: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None, bf16: bool = False) -> None:
     """
     Dot products of pairs of features, <f_i, f_j> for i in range(F) for j in range(i).
 
-    features float32 [B, F, d], out float32 [B, F * (F - 1) / 2].
+    features float32 [B, F, d], out float32 [B, F * (F - 1) / 2]. bf16 rounds the features first;
+    ValueError where the instruction set has no faster way for that. isa also takes 'amx-emulated'.
     """
 
 def sigmoid(x: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None, isa: str | None = None) -> None:

@@ -240,6 +240,35 @@ def test_interact(isa, batch, f, d, seed):
     assert (guard == 7).all()
 
 
+TILES = [isa for isa in ("amx", "amx-emulated") if (isa if isa == "amx" else "avx512") in ISAS]
+
+
+@pytest.mark.skipif(not TILES, reason="neither AMX nor AVX-512, which emulates it")
+@pytest.mark.parametrize("isa", TILES)
+@few
+@given(batch=st.integers(0, 9), f=st.integers(1, 70), d=st.integers(1, 70), seed=st.integers(0, 9))
+def test_interact_in_bf16(isa, batch, f, d, seed):
+    features = random(batch, f, d, seed=seed)
+    out, guard = guarded(batch, f * (f - 1) // 2)
+    _native.interact(features, out, isa=isa, bf16=True)
+    bits = features.view(np.uint32)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32).astype(np.float64)
+    i, j = np.tril_indices(f, -1)
+    expected = np.einsum("bid,bjd->bij", rounded, rounded)[:, i, j]
+    magnitude = np.einsum("bid,bjd->bij", np.abs(rounded), np.abs(rounded))[:, i, j]
+    close(out, expected, magnitude, d)
+    assert (guard == 7).all()
+    for s in range(batch):  # whatever else is in the call
+        alone = np.empty((1, out.shape[1]), np.float32)
+        _native.interact(features[s : s + 1], alone, isa=isa, bf16=True)
+        assert np.array_equal(alone[0], out[s])
+
+
+def test_interact_in_bf16_is_refused_where_it_gains_nothing():
+    with pytest.raises(ValueError, match="bf16: scalar interacts in float32 only"):
+        _native.interact(random(1, 3, 4), np.empty((1, 3), np.float32), isa="scalar", bf16=True)
+
+
 @each_isa
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 1000])
 def test_sigmoid(isa, n):
