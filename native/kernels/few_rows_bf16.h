@@ -14,24 +14,12 @@
 #include <limits>
 
 #include "kernels/kernels.h"
+#include "kernels/no_denormals.h"
 #include "kernels/tile_shape.h"
 #include "kernels/vector_encode.h"
 
 namespace screc {
 namespace {
-
-// TDPBF16PS takes denormal numbers as zeros and gives none, whatever MXCSR says.
-class NoDenormals {
- public:
-  NoDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kDenormalsAreZero | kFlushToZero); }
-  ~NoDenormals() { _mm_setcsr(before_); }
-  NoDenormals(const NoDenormals&) = delete;
-  NoDenormals& operator=(const NoDenormals&) = delete;
-
- private:
-  static constexpr unsigned kDenormalsAreZero = 1u << 6, kFlushToZero = 1u << 15;
-  const unsigned before_;
-};
 
 // Rows [row, row + R) and one panel. TDPBF16PS sums the products of even and of odd inputs of a tile apart, each
 // in order and rounded once per product, and adds both sums' sum to the tile of sums.
