@@ -1,5 +1,5 @@
-// The pieces of a loop, parted among its threads beforehand, so that a thread knows what it does next; who is done
-// takes from the end of another's share.
+// The pieces of a loop, parted among its threads beforehand, so that a thread knows what it does next; who is
+// done takes from the end of another's share.
 #pragma once
 
 #include <atomic>
@@ -46,12 +46,14 @@ class Shares {
 
   // The piece that the thread takes next, unless another is faster; kNone when its share is done.
   std::int64_t next(int thread) const {
-    const std::uint64_t range = shares_[static_cast<std::size_t>(thread)].range.load(std::memory_order_relaxed);
+    const std::uint64_t range =
+        shares_[static_cast<std::size_t>(thread)].range.load(std::memory_order_relaxed);
     return begin_of(range) < end_of(range) ? begin_of(range) : kNone;
   }
 
  private:
-  static constexpr std::uint64_t kOne = std::uint64_t{1} << 32;  // added to a range: one piece less at its begin
+  static constexpr std::uint64_t kOne = std::uint64_t{1}
+                                        << 32;  // added to a range: one piece less at its begin
   static std::int64_t begin_of(std::uint64_t range) { return static_cast<std::int64_t>(range >> 32); }
   static std::int64_t end_of(std::uint64_t range) { return static_cast<std::int64_t>(range & 0xffffffff); }
 

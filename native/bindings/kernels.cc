@@ -322,11 +322,12 @@ void bind_kernels(nb::module_& module) {
           "isa", [](const PackedLinear& self) { return std::string(isa_name(self.isa())); },
           "The instruction set the weights are packed for.");
 
-  module.def("interact", &interact, "features"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
-             "bf16"_a = false,
-             "Dot products of pairs of features, <f_i, f_j> for i in range(F) for j in range(i).\n\n"
-             "features float32 [B, F, d], out float32 [B, F * (F - 1) / 2]. bf16 rounds the features first;\n"
-             "ValueError where the instruction set has no faster way for that. isa also takes 'amx-emulated'.");
+  module.def(
+      "interact", &interact, "features"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
+      "bf16"_a = false,
+      "Dot products of pairs of features, <f_i, f_j> for i in range(F) for j in range(i).\n\n"
+      "features float32 [B, F, d], out float32 [B, F * (F - 1) / 2]. bf16 rounds the features first;\n"
+      "ValueError where the instruction set has no faster way for that. isa also takes 'amx-emulated'.");
   module.def("sigmoid", &sigmoid, "x"_a, "out"_a, "pool"_a.none() = nb::none(), "isa"_a = nb::none(),
              "out = 1 / (1 + exp(-x)) within 2e-7. x and out float32 [n].");
   module.def(

@@ -160,8 +160,8 @@ DenseModel::Rows DenseModel::interact(const float* features, int64_t count, uint
     for (int64_t i = 0; i < n; ++i) {
       std::copy_n(own + i * feature_stride_, own_features_, rows + i * width);
     }
-    interact_(own, n, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_,
-                      rows + own_features_, width);
+    interact_(own, n, feature_stride_ / embedding_dim_, embedding_dim_, feature_stride_, rows + own_features_,
+              width);
     for (int64_t i = 0; !as_it_is && i < n; ++i) {
       finite[first + i] &= layer.encode(rows + i * width, to + i * stride * element_bytes(precision));
     }

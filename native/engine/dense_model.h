@@ -35,7 +35,8 @@ struct LayerTap {
 // Immutable once made: threads share it, each with a workspace of its own.
 class DenseModel {
  public:
-  // Most samples of one run: 512-wide activations take 200 KB. A multiple of every instruction set's row_unit().
+  // Most samples of one run: 512-wide activations take 200 KB. A multiple of every instruction set's
+  // row_unit().
   static constexpr int64_t kBlock = 96;
 
   // Throws std::invalid_argument naming the layer or table that does not fit.
@@ -91,7 +92,7 @@ class DenseModel {
   Interaction interaction_;
   std::vector<PackedLinear> bottom_, top_;
   InteractKernel* interact_;  // of bfloat16 where that is faster and the top MLP rounds its inputs as well
-  bool has_int8_ = false;  // some layer's inputs have no NaN, so it is looked for before them
+  bool has_int8_ = false;     // some layer's inputs have no NaN, so it is looked for before them
 
   int64_t own_features_;    // floats of the bottom MLP's output in a row of features: embedding_dim or 0
   int64_t feature_stride_;  // floats from one sample's features to the next

@@ -1,5 +1,5 @@
-// The tile registers of AMX, as tile_*.h use them. Only for files compiled for AMX-TILE, AMX-INT8, AMX-BF16 and
-// AVX512_BF16.
+// The tile registers of AMX, as tile_*.h use them. Only for files compiled for AMX-TILE, AMX-INT8, AMX-BF16
+// and AVX512_BF16.
 #pragma once
 
 #include <immintrin.h>

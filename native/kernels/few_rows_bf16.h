@@ -1,8 +1,8 @@
 // Dense layers in bf16 for a few rows, to the bit as TDPBF16PS makes them. Compiled for AVX-512.
 //
 // A tile product takes as long for one row as for sixteen, and reads the weights no faster. Here a word of
-// weights takes two operations to unpack, shared by all rows, and two multiply-adds a row: for one row about what the
-// second-level cache takes to bring it.
+// weights takes two operations to unpack, shared by all rows, and two multiply-adds a row: for one row about
+// what the second-level cache takes to bring it.
 #pragma once
 
 #include <immintrin.h>
@@ -21,8 +21,8 @@
 namespace screc {
 namespace {
 
-// Rows [row, row + R) and one panel. TDPBF16PS sums the products of even and of odd inputs of a tile apart, each
-// in order and rounded once per product, and adds both sums' sum to the tile of sums.
+// Rows [row, row + R) and one panel. TDPBF16PS sums the products of even and of odd inputs of a tile apart,
+// each in order and rounded once per product, and adds both sums' sum to the tile of sums.
 template <typename V, int R>
 void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row, int64_t panel) {
   using F = typename V::F;
@@ -46,7 +46,8 @@ void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row,
       const typename V::I right = V::load_words(words + k * kPanel + V::kLanes);
       const typename V::I high = V::set1_word(0xffff0000u);
       const F left_even = V::as_floats(V::shift_up16(left)), left_odd = V::as_floats(V::bit_and(left, high));
-      const F right_even = V::as_floats(V::shift_up16(right)), right_odd = V::as_floats(V::bit_and(right, high));
+      const F right_even = V::as_floats(V::shift_up16(right)),
+              right_odd = V::as_floats(V::bit_and(right, high));
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const uint32_t pair = word(r, k);
@@ -75,7 +76,8 @@ void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row,
   }
 }
 
-// For up to some eight rows; panels inside, so that inputs stay in registers and weights pass once per 4 rows.
+// For up to some eight rows; panels inside, so that inputs stay in registers and weights pass once per 4
+// rows.
 template <typename V>
 void few_rows_bf16(const LinearWeights& w, const LinearCall& call) {
   const NoDenormals exact;

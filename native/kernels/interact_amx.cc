@@ -9,7 +9,8 @@
 namespace screc {
 namespace {
 
-// Most samples for which AVX-512 is faster: setting tiles up and waiting for one product takes as long as making it.
+// Most samples for which AVX-512 is faster: setting tiles up and waiting for one product takes as long as
+// making it.
 constexpr int64_t kFewSamples = 2;
 constexpr int64_t kTileColumns = 32;
 constexpr int kRows = 8;

@@ -64,14 +64,13 @@ const Kernels& avx512_kernels(bool vnni, bool bf16) {
 }
 
 const Kernels& amx_kernels() {
-  static const Kernels kTable = with_tiles(avx512_kernels(true, true), linear_bf16_amx, linear_int8_amx,
-                                           interact_bf16_amx);
+  static const Kernels kTable =
+      with_tiles(avx512_kernels(true, true), linear_bf16_amx, linear_int8_amx, interact_bf16_amx);
   return kTable;
 }
 
 const Kernels& emulated_amx_kernels() {
-  static const Kernels kTable =
-      with_tiles(avx512_kernels(false, false), linear_bf16_emulated_avx512,
+  static const Kernels kTable = with_tiles(avx512_kernels(false, false), linear_bf16_emulated_avx512,
                                            linear_int8_emulated_avx512, interact_bf16_emulated_avx512);
   return kTable;
 }

@@ -249,12 +249,22 @@ void sigmoid(const float* x, int64_t n, float* out) {
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels kTable{
-      Isa::kScalar, 1,         {1, 1, 1}, 0,
-      1,            pool_rows, decode_rows, tt_rows,
-      {linear_fp32, linear_bf16, linear_int8},
-      encode,       interact,  nullptr,     sigmoid,
-      pool_ids,     stream_ids, count_ids};
+  static constexpr Kernels kTable{Isa::kScalar,
+                                  1,
+                                  {1, 1, 1},
+                                  0,
+                                  1,
+                                  pool_rows,
+                                  decode_rows,
+                                  tt_rows,
+                                  {linear_fp32, linear_bf16, linear_int8},
+                                  encode,
+                                  interact,
+                                  nullptr,
+                                  sigmoid,
+                                  pool_ids,
+                                  stream_ids,
+                                  count_ids};
   return kTable;
 }
 

@@ -6,8 +6,8 @@
 namespace screc {
 namespace {
 
-// As long as it lives, this thread takes denormal numbers as zeros and makes none: TDPBF16PS does so whatever MXCSR
-// says.
+// As long as it lives, this thread takes denormal numbers as zeros and makes none: TDPBF16PS does so whatever
+// MXCSR says.
 class NoDenormals {
  public:
   NoDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kDenormalsAreZero | kFlushToZero); }

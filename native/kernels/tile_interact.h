@@ -1,9 +1,9 @@
-// Dot interaction in bf16 on tiles, for AMX (interact_amx.cc) and for its emulation (interact_emulated_avx512.cc).
-// Compiled for AVX-512, which rounds and turns the features.
+// Dot interaction in bf16 on tiles, for AMX (interact_amx.cc) and for its emulation
+// (interact_emulated_avx512.cc). Compiled for AVX-512, which rounds and turns the features.
 //
-// A tile holds 16 features with 32 columns of each. The products of a tile of features with another, turned, are
-// the pairs of both. Limits for F = 27, d = 16: 3 products of 16 cycles; 64 permutations to turn the features and
-// some 40 operations to round them, one and two a cycle; 1.7 KB in, 1.4 KB out.
+// A tile holds 16 features with 32 columns of each. The products of a tile of features with another, turned,
+// are the pairs of both. Limits for F = 27, d = 16: 3 products of 16 cycles; 64 permutations to turn the
+// features and some 40 operations to round them, one and two a cycle; 1.7 KB in, 1.4 KB out.
 #pragma once
 
 #include <immintrin.h>
@@ -27,7 +27,8 @@ inline void turn_words(const uint8_t* from, int64_t stride, uint8_t* to) {
   const auto row = [&](int64_t i) { return reinterpret_cast<const __m256i*>(from + i * stride); };
   __m512i a[8], b[8];
   for (int i = 0; i < 8; ++i) {  // rows i and i + 8 beside each other: two transposes of 8 x 8 in one
-    a[i] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(row(i))), _mm256_load_si256(row(i + 8)), 1);
+    a[i] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(row(i))),
+                              _mm256_load_si256(row(i + 8)), 1);
   }
   for (int i = 0; i < 4; ++i) {
     b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
@@ -82,7 +83,8 @@ class TileInteraction {
     for (int64_t g = 0; g < groups_; ++g) {
       const uint8_t* const from = memory + g * steps_ * kTileBytes;
       for (int64_t c = 0; c < dim_; c += Vec16::kLanes) {  // 8 words
-        turn_words(from + 2 * c, steps_ * kTileRowBytes, memory + turned_ + g * steps_ * kTileBytes + c / 2 * kTileRowBytes);
+        turn_words(from + 2 * c, steps_ * kTileRowBytes,
+                   memory + turned_ + g * steps_ * kTileBytes + c / 2 * kTileRowBytes);
       }
     }
   }

@@ -2,7 +2,8 @@
 // (linear_emulated_avx512.cc). Compiled for AVX-512, which finishes the sums.
 //
 // Limits of a layer of N x K weights on M rows:
-//   products    a product of two tiles takes 16 cycles for 16 x 16 x 64 int8 or 16 x 16 x 32 bfloat16: 2048 or
+//   products    a product of two tiles takes 16 cycles for 16 x 16 x 64 int8 or 16 x 16 x 32 bfloat16: 2048
+//   or
 //               1024 operations a cycle;
 //   outputs     8 vector operations for 16 outputs that go on as int8, two a cycle;
 //   memory      as in vector_linear.h: N K weights once per call.
@@ -26,7 +27,6 @@
 namespace screc {
 namespace {
 
-
 // 16 rows of inputs: tiles of steps one after the other, the last one elsewhere.
 struct InputTiles {
   const uint8_t* data;
@@ -35,8 +35,8 @@ struct InputTiles {
   int64_t last_stride;
 };
 
-// The rows of a call as tiles. What would reach beyond the rows or their inputs is copied, once, and filled up
-// with zeros.
+// The rows of a call as tiles. What would reach beyond the rows or their inputs is copied, once, and filled
+// up with zeros.
 class TiledRows {
  public:
   TiledRows(const LinearCall& call, int64_t row_bytes, int64_t stride)

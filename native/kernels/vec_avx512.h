@@ -85,8 +85,8 @@ struct Vec16 {
   static void store_bytes(uint8_t* p, F x, int64_t n) {
     _mm512_mask_cvtusepi32_storeu_epi8(p, mask(n), _mm512_cvtps_epi32(x));
   }
-  // Writes a and b to `to`, c and d to `next`, 32 bytes each; what is outside [0, 255] becomes the nearer end,
-  // a NaN 255.
+  // Writes a and b to `to`, c and d to `next`, 32 bytes each; what is outside [0, 255] becomes the nearer
+  // end, a NaN 255.
   static void store_two_rows_of_bytes(uint8_t* to, uint8_t* next, F a, F b, F c, F d) {
     const I bytes = packed_bytes(a, b, c, d);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(bytes));
@@ -196,7 +196,8 @@ struct Vec16 {
   static F bf16(__m256i halves) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
   }
-  // The packs work within 128-bit parts: before the permutation part p has a, b, c and d of lanes 4p to 4p + 3.
+  // The packs work within 128-bit parts: before the permutation part p has a, b, c and d of lanes 4p to 4p
+  // + 3.
   static I packed_bytes(F a, F b, F c, F d) {
     const F most = set1(255.0f);
     const I low = _mm512_packs_epi32(_mm512_cvtps_epi32(min(a, most)), _mm512_cvtps_epi32(min(b, most)));

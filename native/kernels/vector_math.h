@@ -13,8 +13,8 @@
 namespace screc {
 namespace {
 
-// Rows [i0, i0 + kRows) of the pairs, columns [j0, j0 + kVectors * lanes), of features turned to [dim][width]: 8
-// sums, enough to hide the latency of a product.
+// Rows [i0, i0 + kRows) of the pairs, columns [j0, j0 + kVectors * lanes), of features turned to
+// [dim][width]: 8 sums, enough to hide the latency of a product.
 template <typename V, int kRows, int kVectors>
 [[gnu::always_inline]] inline void interact_block(const float* turned, int64_t num_features, int64_t dim,
                                                   int64_t width, int64_t i0, int64_t j0, float* out) {

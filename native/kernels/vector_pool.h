@@ -16,8 +16,10 @@
 namespace screc {
 namespace {
 
-// Rows ahead that are prefetched: about the misses that the second-level cache keeps in flight.
-constexpr int64_t kRowsAhead = 32;
+// Rows ahead that are prefetched. 64 tables of int8 rows of 64 values, 32 a bag: 64 rows ahead take 7 % less
+// time than 32 on an Intel core of 2 MiB of second-level cache, 16 take 24 % more, and so does asking for
+// them into the first.
+constexpr int64_t kRowsAhead = 64;
 
 // All of a row's cache lines, without a branch that depends on where it stands in them. Inlined: a call among
 // sums that are kept in registers would spill them.

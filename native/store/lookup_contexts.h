@@ -45,9 +45,9 @@ class LookupContexts {
   explicit LookupContexts(ThreadPool& threads)
       : threads_(threads), most_(std::max(kMost, threads.num_threads())) {}
 
-  // A context that is not in use, made when there is none. When all there may be are in use, waits for one of a whole
-  // call; throws std::runtime_error when all belong to tickets, which only their holders end. `for_ticket` as
-  // in release().
+  // A context that is not in use, made when there is none. When all there may be are in use, waits for one of
+  // a whole call; throws std::runtime_error when all belong to tickets, which only their holders end.
+  // `for_ticket` as in release().
   LookupContext& acquire(bool for_ticket);
   void release(LookupContext& context, bool for_ticket) noexcept;
 

@@ -90,7 +90,7 @@ class RowStore {  // all methods are thread-safe
   Strategy strategy(int table) const;
 
   int num_tables() const;
-  bool reads_ssd() const;    // some band lives there
+  bool reads_ssd() const;     // some band lives there
   bool rows_in_dram() const;  // all bands are rows in DRAM: no look-up waits or is worth sharing with others
   int64_t num_embeddings(int table) const;
   int64_t embedding_dim(int table) const;
@@ -102,12 +102,13 @@ class RowStore {  // all methods are thread-safe
   // (std::invalid_argument naming table, position, value and the table's rows); an empty bag gives zeros.
   // Throws IoError from the drive.
   void lookup(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
-  // The same on the calling thread alone, which works as number `thread` of threads(): several may, each with a
-  // number of its own.
+  // The same on the calling thread alone, which works as number `thread` of threads(): several may, each with
+  // a number of its own.
   void lookup_alone(const LookupRequest& request, int64_t first, int64_t count, float* out,
                     int64_t sample_stride, int thread);
   // Asks for the rows of samples [first, first + count) that lie in DRAM and are found by their ids alone, so
-  // that they come into the calling core's cache while it does something else. Checks nothing, throws nothing.
+  // that they come into the calling core's cache while it does something else. Checks nothing, throws
+  // nothing.
   void prefetch(const LookupRequest& request, int64_t first, int64_t count) const;
   // The first half of lookup(): validates, starts the reads from SSD and does all else that can be done
   // without waiting for them. The request's arrays, `out` and the store must stay until the ticket is
