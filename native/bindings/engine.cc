@@ -10,6 +10,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "engine/replay.h"
 
 namespace screc::bindings {
 namespace {
@@ -92,6 +93,28 @@ void layer_inputs(Engine& engine, const AnyConstArray& dense, const AnyConstArra
   engine.layer_inputs(dense_data, request, layer, out_data);
 }
 
+using BatchArrays = std::tuple<AnyConstArray, AnyConstArray, AnyConstArray>;
+
+void replay_requests(Engine& engine, const std::vector<BatchArrays>& arrays, const AnyConstArray& arrivals,
+                     int clients, const AnyArray& latencies) {
+  std::vector<ReplayBatch> batches;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    const auto& [dense, ids, offsets] = arrays[i];
+    try {
+      const LookupRequest request = as_request(engine, dense, ids, offsets);
+      batches.push_back({checked<float>(dense, "dense", 2), request});
+    } catch (const nb::builtin_exception& error) {
+      throw nb::builtin_exception(error.type(),
+                                  ("batches[" + std::to_string(i) + "]: " + error.what()).c_str());
+    }
+  }
+  const double* const seconds = checked<double>(arrivals, "arrivals", 1);
+  double* const out = checked<double>(latencies, "latencies", 1);
+  expect("latencies", latencies.shape(0), static_cast<int64_t>(arrivals.shape(0)), "entries (the arrivals)");
+  nb::gil_scoped_release nogil;
+  replay(engine, batches, {seconds, seconds + arrivals.shape(0)}, clients, out);
+}
+
 // A submitted batch as Python holds it: collected at the latest when it is let go, since the engine writes
 // into its arrays until then.
 class Submitted {
@@ -162,6 +185,11 @@ void bind_engine(nb::module_& module) {
            "ValueError for\n"
            "a dense value that is not finite, and for bad offsets and ids. Calls from several threads take "
            "turns.")
+      .def("replay", &replay_requests, "batches"_a, "arrivals"_a, "clients"_a, "latencies"_a,
+           "Writes the seconds that each of many requests took to latencies float64 [R]; see "
+           "screc.serving.Engine.replay.\n\n"
+           "batches is a list of (dense, ids, offsets) as predict takes them, arrivals float64 [R]. "
+           "ValueError as in\npredict, and for arrivals and clients.")
       .def(
           "set_roles", [](Engine& self, int memory, int compute) { self.set_roles({memory, compute}); },
           "memory"_a, "compute"_a, nb::call_guard<nb::gil_scoped_release>(),

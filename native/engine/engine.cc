@@ -12,6 +12,23 @@ namespace {
 // Less work than this is done by the caller: sharing it costs some microseconds, and below a dozen samples
 // each thread would read all weights for little.
 constexpr int64_t kAloneFlops = int64_t{2} << 20;
+// So many calls after one among many, a small one still runs alone: where clients come and go, one that
+// shares its work in a quiet moment gains less than the next ones lose by it.
+constexpr int kCrowded = 16;
+
+// Counts a call for as long as it takes.
+class InProgress {
+ public:
+  explicit InProgress(std::atomic<int>& calls) : calls_(calls) {
+    calls_.fetch_add(1, std::memory_order_relaxed);
+  }
+  ~InProgress() { calls_.fetch_sub(1, std::memory_order_relaxed); }
+  InProgress(const InProgress&) = delete;
+  InProgress& operator=(const InProgress&) = delete;
+
+ private:
+  std::atomic<int>& calls_;
+};
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -61,15 +78,29 @@ void Engine::check_dense(const float* dense, int64_t batch_size) const {
 bool Engine::runs_alone(int64_t batch_size) {
   if (batch_size > kBlock) return false;
   if (batch_size * model_.flops_per_sample() <= kAloneFlops) return true;
-  // While another call has the threads, its own is better than waiting for them.
+  // While calls enough for half the threads are in progress, its own is best: shared, it would wait for those
+  // that the others keep busy. A counter that is a call late does no harm: answers are the same either way.
+  if (2 * calls_.load(std::memory_order_relaxed) > num_threads()) {
+    crowded_.store(kCrowded, std::memory_order_relaxed);
+    return true;
+  }
+  if (const int left = crowded_.load(std::memory_order_relaxed); left > 0) {
+    crowded_.store(left - 1, std::memory_order_relaxed);
+    return true;
+  }
+  // And better than waiting while the threads work for a larger one.
   return !std::unique_lock<std::mutex>(turn_, std::try_to_lock).owns_lock();
 }
 
 void Engine::predict(const float* dense, const LookupRequest& request, float* out) {
+  const InProgress call(calls_);
   if (runs_alone(request.batch_size)) return predict_alone(dense, request, out);
   Prediction prediction{dense, request, out};
-  submit(prediction);
-  collect(prediction);
+  check_dense(dense, request.batch_size);
+  // In one turn, so that no number of calls fills the queue of what is submitted.
+  std::lock_guard<std::mutex> turn(turn_);
+  enqueue(prediction);
+  finish(prediction);
 }
 
 void Engine::predict_alone(const float* dense, const LookupRequest& request, float* out) {
@@ -121,6 +152,15 @@ void Engine::layer_inputs(const float* dense, const LookupRequest& request, int 
 void Engine::submit(Prediction& prediction) {
   check_dense(prediction.dense, prediction.request.batch_size);
   std::lock_guard<std::mutex> turn(turn_);
+  enqueue(prediction);
+}
+
+void Engine::collect(Prediction& prediction) {
+  std::lock_guard<std::mutex> turn(turn_);
+  finish(prediction);
+}
+
+void Engine::enqueue(Prediction& prediction) {
   {
     std::lock_guard<std::mutex> lock(state_);
     if (num_submitted_ == kMaxSubmitted) {
@@ -137,8 +177,7 @@ void Engine::submit(Prediction& prediction) {
   }
 }
 
-void Engine::collect(Prediction& prediction) {
-  std::lock_guard<std::mutex> turn(turn_);
+void Engine::finish(Prediction& prediction) {
   const auto done = [&] {
     std::lock_guard<std::mutex> lock(state_);
     return prediction.begun == prediction.request.batch_size && prediction.in_flight == 0;

@@ -57,8 +57,8 @@ struct Prediction {
 //   its pool compute those that are ready.
 //
 // A small batch takes neither: it is looked up and computed by its caller, without any queue, and so is one
-// of a block at most while the threads work for another call. A prediction does not depend on the batch it is
-// part of.
+// of a block at most while there are calls for half the threads, or were a moment ago. A prediction does not
+// depend on the batch it is part of.
 class Engine {
  public:
   // The store must outlive the engine and gain no tables. interaction is "dot" or "cat".
@@ -119,6 +119,9 @@ class Engine {
 
   void check_dense(const float* dense, int64_t batch_size) const;
   bool runs_alone(int64_t batch_size);
+  // submit and collect within a turn.
+  void enqueue(Prediction& prediction);
+  void finish(Prediction& prediction);
 
   // The stages that a segment passes, each for the oldest that has not passed it. Errors go to its batch.
   bool can_begin() const;
@@ -162,7 +165,9 @@ class Engine {
   std::vector<Desk> threads_desks_;
   Shares shares_;  // of the blocks of one batch
   Roles roles_;
-  std::mutex turn_;  // one submit or collect at a time
+  std::mutex turn_;                        // one submit or collect at a time
+  alignas(64) std::atomic<int> calls_{0};  // of predict, in progress
+  std::atomic<int> crowded_{0};            // calls to come that run alone whoever else is there
 
   std::mutex desks_mutex_;
   std::vector<Desk> desks_;  // nobody works at them

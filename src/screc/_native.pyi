@@ -407,6 +407,14 @@ class Engine:
         a dense value that is not finite, and for bad offsets and ids. Calls from several threads take turns.
         """
 
+    def replay(self, batches: Sequence[tuple[Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)], Annotated[NDArray, dict(device='cpu', writable=False)]]], arrivals: Annotated[NDArray, dict(device='cpu', writable=False)], clients: int, latencies: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Writes the seconds that each of many requests took to latencies float64 [R]; see screc.serving.Engine.replay.
+
+        batches is a list of (dense, ids, offsets) as predict takes them, arrivals float64 [R]. ValueError as in
+        predict, and for arrivals and clients.
+        """
+
     def set_roles(self, memory: int, compute: int) -> None:
         """
         Threads that look up and threads that compute; 0 and 0: every thread does both. RuntimeError while batches

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from benchmarks.ours import Form, build_engines
 from benchmarks.peers import AbsentError
 from benchmarks.torch_arms import TorchArms
 from benchmarks.workload import SKEWS, RandomTables, Workload, dense_tensors
+from screc.serving import Engine
 
 SHAPE = Workload(rows=(3000, 1, 400), embedding_dim=16, num_dense=5, bottom=(24, 16), top=(32, 1), pooling=3)
 
@@ -159,11 +159,17 @@ def test_peers_with_rows_in_files_answer_as_the_oracle(model, tmp_path, name):
         peer.close()
 
 
-def test_latency_counts_from_the_scheduled_arrival():
-    # A request of 5 ms at 400 a second from one client: each waits for all that came before it.
-    latencies = load.open_loop(
-        lambda batch: time.sleep(0.005), [None], rate=400, clients=1, seconds=0.25, seed=1
-    )
-    assert latencies.size == 100
-    assert latencies[-1] > 0.1
-    assert latencies.min() >= 0.005
+def test_requests_in_flight():
+    found = load.Load(np.array([0.0, 1.0, 2.0, 3.0]), np.array([2.5, 0.5, 1.5, 0.25])).in_flight()
+    np.testing.assert_array_equal(found, [1, 2, 2, 2])
+
+
+def test_load_of_an_engine(model):
+    tables, bottom, top, batches, _ = model
+    dense = dense_tensors(bottom, top)
+    engine = Engine.from_arrays(SHAPE.model, dense, tables, threads=2)
+    rate = load.peak_rate(engine, batches, clients=2, seconds=0.01)
+    assert rate > 0
+    seen = load.open_loop(engine, batches, rate=1000, clients=2, seconds=0.05, seed=1)
+    assert seen.arrivals.size == seen.latencies.size == 50
+    assert seen.in_flight().min() >= 1

@@ -242,6 +242,29 @@ class Engine:
         while pending:
             yield _collected(*pending.popleft())
 
+    def replay(self, batches: Sequence[Batch], arrivals: np.ndarray, *, clients: int = 4) -> np.ndarray:
+        """How long requests at given times take when native threads send them, seconds, float64 [R].
+
+        Request i is ``batches[i % len(batches)]`` and is due ``arrivals[i]`` seconds after the start.
+        Whichever client is free takes the next; one that comes while all are busy waits, and latencies count
+        from when requests were due. Predictions are not kept. Returns when all are answered, whatever signal
+        comes.
+
+        Args:
+            batches: the requests, taken in turn.
+            arrivals: float64 [R], seconds, not decreasing. All 0: every client sends its next request at
+                once, so that ``R / latencies.max()`` is the peak rate.
+            clients: threads that send, from 1 to 256. They look out awake for what is due soon.
+
+        Raises:
+            TypeError, ValueError: as :meth:`predict` for a batch, which the message names by its number; or
+                there is no batch, or ``arrivals`` or ``clients`` is out of range.
+        """
+        latencies = np.empty(len(arrivals), dtype=np.float64)
+        arrays = [(batch.dense, batch.ids, batch.offsets) for batch in batches]
+        self._native.replay(arrays, arrivals, clients, latencies)
+        return latencies
+
     @property
     def roles(self) -> Roles:
         """Which threads do what; setting it takes effect at once.
