@@ -9,9 +9,9 @@
 //   memory      as in vector_linear.h: N K weights once per call.
 // A block is 32 rows and one panel of 32 outputs. Four tiles hold its sums, two the rows' inputs and two the
 // weights, so that every tile loaded is used twice. The sums of one block become outputs while the products
-// of the next are made: of K = 256 int8 inputs on, the outputs cost no time of their own. The panels are
-// those of AVX-512, with whole tiles of steps. All rows take the same products in the same order, whatever M
-// is.
+// of the next are made, so that tiles and vector units work side by side. Rows outside, panels inside: 32
+// rows stay in the first-level cache and the weights stream past them from the second. The panels are those
+// of AVX-512, with whole tiles of steps. All rows take the same products in the same order, whatever M is.
 #pragma once
 
 #include <algorithm>

@@ -4,9 +4,8 @@
 //   arithmetic  2 M N K operations at 2 * lanes * G * (products per cycle) per cycle, where a step of a lane
 //               takes G = 1 fp32, 2 bfloat16 or 4 int8 products. Zen 4 does one 512-bit product instruction
 //               of each kind a cycle: 32, 64 and 128 operations;
-//   memory      N K weights of 4, 2 or 1 bytes, once per call: the bound for M up to a few rows. 512 -> 256
-//   is
-//               512, 256 or 128 KiB.
+//   memory      N K weights of 4, 2 or 1 bytes, once per call: the bound for M up to a few rows. A layer of
+//               512 -> 256 has 512, 256 or 128 KiB.
 // Panels are [step][P] words with P = 2 vectors, so the inner loop reads the weights front to back. A block
 // of R rows and one panel keeps 2 R sums in registers: R = 12 with 32 registers (24 sums, 2 weights, 1
 // input), R = 6 with 16 (12 + 2 + 1). Few rows take several panels at once, for enough independent sums to
