@@ -53,7 +53,10 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
   segment_ = std::clamp(kSegmentBytes / sample_bytes / kBlock * kBlock, kBlock, kMaxSegment);
   const int64_t unit = model_.row_unit();
   looked_up_block_ = std::clamp(kBlockBytes / sample_bytes / unit * unit, unit, kBlock);
-  for (int thread = 0; thread < num_threads(); ++thread) threads_desks_.push_back(make_desk());
+  for (int thread = 0; thread < num_threads(); ++thread) {
+    threads_desks_.push_back(make_desk());
+    threads_contexts_.push_back(std::make_unique<LookupContext>(store.threads()));
+  }
 }
 
 Engine::~Engine() { stop_driver(); }
@@ -326,13 +329,15 @@ void Engine::predict_blocks(const Prediction& batch) {
   const Blocks blocks = cut(request.batch_size, looked_up_block_, num_threads());
   const int64_t stride = model_.feature_stride();
   const bool ahead = request.num_ids / blocks.number * 64 <= kAheadBytes;
+  const auto tables = store_.hold_tables();
   shares_.part(blocks.number);
   const auto body = [&](int64_t, int64_t, int thread) {
     Desk& desk = threads_desks_[static_cast<size_t>(thread)];
     float* const features = desk.features.as<float>();
     for (int64_t block; (block = shares_.take(thread)) != Shares::kNone;) {
       const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
-      store_.lookup_alone(request, begin, end - begin, features + model_.own_features(), stride, thread);
+      store_.lookup_alone(*threads_contexts_[static_cast<size_t>(thread)], request, begin, end - begin,
+                          features + model_.own_features(), stride, thread);
       const int64_t following = shares_.next(thread);
       if (ahead && following != Shares::kNone) {
         const int64_t from = blocks.begin(following);

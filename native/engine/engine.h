@@ -163,7 +163,8 @@ class Engine {
   int64_t segment_;          // samples
   int64_t looked_up_block_;  // samples of a block that is looked up by the thread that computes it
   std::vector<Desk> threads_desks_;
-  Shares shares_;  // of the blocks of one batch
+  std::vector<std::unique_ptr<LookupContext>> threads_contexts_;  // of the blocks that they look up
+  Shares shares_;                                                 // of the blocks of one batch
   Roles roles_;
   std::mutex turn_;                        // one submit or collect at a time
   alignas(64) std::atomic<int> calls_{0};  // of predict, in progress

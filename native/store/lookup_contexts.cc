@@ -7,14 +7,14 @@ namespace screc {
 
 LookupContext& LookupContexts::acquire(bool for_ticket) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto full = [this] { return free_.empty() && static_cast<int>(contexts_.size()) == most_; };
+  const auto full = [this] { return free_.empty() && static_cast<int>(contexts_.size()) == kMost; };
   released_.wait(lock, [&] { return !full() || calls_ == 0; });
   if (full()) {
-    throw std::runtime_error(std::to_string(most_) +
+    throw std::runtime_error(std::to_string(kMost) +
                              " look-ups are in flight; finish one before the next begins");
   }
   if (free_.empty()) {
-    free_.reserve(static_cast<size_t>(most_));
+    free_.reserve(kMost);
     contexts_.push_back(std::make_unique<LookupContext>(threads_));
     free_.push_back(contexts_.back().get());
   }

@@ -1,7 +1,6 @@
 // What look-ups in flight work in: each has a context of its own, used again by later ones.
 #pragma once
 
-#include <algorithm>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -39,21 +38,18 @@ struct LookupContext {
 // Thread-safe.
 class LookupContexts {
  public:
-  // Of a store of no more threads; a store of more has one for each.
   static constexpr int kMost = 8;
 
-  explicit LookupContexts(ThreadPool& threads)
-      : threads_(threads), most_(std::max(kMost, threads.num_threads())) {}
+  explicit LookupContexts(ThreadPool& threads) : threads_(threads) {}
 
-  // A context that is not in use, made when there is none. When all there may be are in use, waits for one of
-  // a whole call; throws std::runtime_error when all belong to tickets, which only their holders end.
-  // `for_ticket` as in release().
+  // A context that is not in use, made when there is none. When kMost are in use, waits for one of a whole
+  // call; throws std::runtime_error when all belong to tickets, which only their holders end. `for_ticket` as
+  // in release().
   LookupContext& acquire(bool for_ticket);
   void release(LookupContext& context, bool for_ticket) noexcept;
 
  private:
   ThreadPool& threads_;
-  const int most_;
   std::mutex mutex_;
   std::condition_variable released_;
   std::vector<std::unique_ptr<LookupContext>> contexts_;

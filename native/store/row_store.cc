@@ -379,20 +379,17 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
   }
 }
 
-void RowStore::lookup_alone(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                            int64_t sample_stride, int thread) {
-  const InUse context(contexts_, false);
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
-  context->lookup.use_caller(thread);
-  set_up(*context, request, first, count, out, sample_stride);
-  while (context->count > 0) {
-    begin_part(*context);
-    finish_part(*context);
+void RowStore::lookup_alone(LookupContext& context, const LookupRequest& request, int64_t first,
+                            int64_t count, float* out, int64_t sample_stride, int thread) {
+  context.lookup.use_caller(thread);
+  set_up(context, request, first, count, out, sample_stride);
+  while (context.count > 0) {
+    begin_part(context);
+    finish_part(context);
   }
 }
 
 void RowStore::prefetch(const LookupRequest& request, int64_t first, int64_t count) const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   for (size_t number = 0; number < tables_.size(); ++number) {
     const Table& table = *tables_[number];
     if (table.whole() == nullptr) continue;

@@ -102,10 +102,15 @@ class RowStore {  // all methods are thread-safe
   // (std::invalid_argument naming table, position, value and the table's rows); an empty bag gives zeros.
   // Throws IoError from the drive.
   void lookup(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
-  // The same on the calling thread alone, which works as number `thread` of threads(): several may, each with
-  // a number of its own.
-  void lookup_alone(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                    int64_t sample_stride, int thread);
+  // Keeps the tables as they are while it lives: for lookup_alone and prefetch, on whatever threads. To be
+  // taken before a loop of threads() begins, as lookup() does.
+  std::shared_lock<std::shared_mutex> hold_tables() const {
+    return std::shared_lock<std::shared_mutex>(tables_mutex_);
+  }
+  // As lookup(), on the calling thread alone, which works as number `thread` of threads() in a context of its
+  // own: it waits for no other look-up.
+  void lookup_alone(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count,
+                    float* out, int64_t sample_stride, int thread);
   // Asks for the rows of samples [first, first + count) that lie in DRAM and are found by their ids alone, so
   // that they come into the calling core's cache while it does something else. Checks nothing, throws
   // nothing.
