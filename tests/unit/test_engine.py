@@ -145,6 +145,28 @@ def test_empty_batch_and_empty_bags():
     np.testing.assert_allclose(engine.predict(bare), oracle(*made, bare), atol=1e-5)
 
 
+def test_more_look_ups_wait_for_the_threads_than_there_are_contexts():
+    """A batch that has the threads must not wait for a look-up that waits for them."""
+    model, dense, tables, poolings = make_model()
+    engine = Engine.from_arrays(model, dense, tables, poolings=poolings, threads=2)
+    batch = make_batch(2000, 13, tables)
+    expected = engine.predict(batch)
+    columns = sum(rows.shape[1] for rows in tables)
+
+    def look_up() -> None:
+        out = np.empty((batch.batch_size, columns), np.float32)
+        for _ in range(20):
+            engine._store.lookup(batch.ids, batch.offsets, batch.batch_size, out)
+
+    def predict() -> None:
+        for _ in range(20):
+            assert np.array_equal(engine.predict(batch), expected)
+
+    with ThreadPoolExecutor(14) as pool:
+        for work in [pool.submit(look_up) for _ in range(12)] + [pool.submit(predict) for _ in range(2)]:
+            work.result(timeout=60)
+
+
 def test_threads_take_turns():
     made = make_model()
     engine = Engine.from_arrays(*made[:3], poolings=made[3], threads=2)
