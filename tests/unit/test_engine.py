@@ -155,11 +155,11 @@ def test_more_look_ups_wait_for_the_threads_than_there_are_contexts():
 
     def look_up() -> None:
         out = np.empty((batch.batch_size, columns), np.float32)
-        for _ in range(20):
+        for _ in range(300):
             engine._store.lookup(batch.ids, batch.offsets, batch.batch_size, out)
 
     def predict() -> None:
-        for _ in range(20):
+        for _ in range(300):
             assert np.array_equal(engine.predict(batch), expected)
 
     with ThreadPoolExecutor(14) as pool:
