@@ -400,6 +400,7 @@ def report(
             "row_bytes": workload.row_bytes,
             "batch_size": BATCH_SIZE,
             "row_format": ROW_FORMAT,
+            "row_scale": ROW_SCALE,
             "budget_bytes": budget,
             "memory_limit_bytes": limit,
             "history_samples": HISTORY_SAMPLES,

@@ -76,8 +76,8 @@ void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row,
   }
 }
 
-// For up to some eight rows; panels inside, so that inputs stay in registers and weights pass once per 4
-// rows.
+// Four rows at a time, panels inside: the rows stay in the first-level cache, the weights pass once for all
+// four.
 template <typename V>
 void few_rows_bf16(const LinearWeights& w, const LinearCall& call) {
   const NoDenormals exact;
