@@ -110,7 +110,8 @@ void Engine::predict_alone(const float* dense, const LookupRequest& request, flo
   check_dense(dense, request.batch_size);
   Desk desk = take_desk();
   float* features = desk.features.as<float>();
-  store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());
+  store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride(),
+                data_flow());
   model_.run(dense, features, request.batch_size, out, desk.workspace);
   give_back(std::move(desk));  // a desk is lost to an error, and made anew
 }
@@ -242,7 +243,7 @@ void Engine::begin_segment(ThreadPool& pool) {
   try {
     segment->ticket.emplace(store_.begin(segment->batch->request, segment->first, segment->count,
                                          segment->features.as<float>() + model_.own_features(), stride,
-                                         pool));
+                                         data_flow(), pool));
   } catch (...) {
     fail(*segment);
   }
@@ -352,6 +353,21 @@ void Engine::predict_blocks(const Prediction& batch) {
 // ----------------------------------------------------------------------------------------------------
 // roles
 
+void Engine::check_idle(const char* what) const {
+  std::lock_guard<std::mutex> lock(state_);
+  if (num_submitted_ == 0 && begun_ == computed_) return;
+  throw std::logic_error(std::string(what) + ": batches are submitted; collect them before a change");
+}
+
+void Engine::set_data_flow(DataFlow flow) {
+  std::lock_guard<std::mutex> turn(turn_);
+  check_idle("data_flow");
+  if (flow == DataFlow::kAsymmetric && !store_.has_mapping()) {
+    throw std::logic_error("data_flow: the asymmetric one needs a mapping of the tables; set it first");
+  }
+  flow_.store(flow);
+}
+
 void Engine::set_roles(Roles roles) {
   if ((roles.memory > 0) != (roles.compute > 0) || roles.memory < 0 || roles.compute < 0) {
     throw std::invalid_argument(
@@ -359,12 +375,7 @@ void Engine::set_roles(Roles roles) {
         std::to_string(roles.memory) + " and " + std::to_string(roles.compute));
   }
   std::lock_guard<std::mutex> turn(turn_);
-  {
-    std::lock_guard<std::mutex> lock(state_);
-    if (num_submitted_ != 0 || begun_ != computed_) {
-      throw std::logic_error("roles: batches are submitted; collect them before the roles change");
-    }
-  }
+  check_idle("roles");
   stop_driver();
   roles_ = roles;
   if (roles.mixed()) return;

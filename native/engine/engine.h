@@ -92,6 +92,12 @@ class Engine {
   void set_roles(Roles roles);
   Roles roles() const { return roles_; }
 
+  // Which threads look what up in segments and small batches: in the asymmetric flow, those that the store's
+  // mapping says. Takes effect at once. Throws std::logic_error where there is no mapping, and while batches
+  // are submitted and not collected.
+  void set_data_flow(DataFlow flow);
+  DataFlow data_flow() const { return flow_.load(); }
+
   Isa isa() const { return model_.isa(); }
   int num_threads() const { return store_.threads().num_threads(); }
   int num_tables() const { return store_.num_tables(); }
@@ -118,6 +124,8 @@ class Engine {
   };
 
   void check_dense(const float* dense, int64_t batch_size) const;
+  // Throws std::logic_error while batches are submitted and not collected.
+  void check_idle(const char* what) const;
   bool runs_alone(int64_t batch_size);
   // submit and collect within a turn.
   void enqueue(Prediction& prediction);
@@ -150,7 +158,7 @@ class Engine {
   void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool);
   void predict_blocks(const Prediction& batch);
 
-  bool in_blocks() const { return roles_.mixed() && rows_in_dram_; }
+  bool in_blocks() const { return roles_.mixed() && rows_in_dram_ && data_flow() == DataFlow::kSymmetric; }
   // Predicts the batch that was submitted first, block by block.
   void predict_oldest();
   void advance_mixed();
@@ -166,6 +174,7 @@ class Engine {
   std::vector<std::unique_ptr<LookupContext>> threads_contexts_;  // of the blocks that they look up
   Shares shares_;                                                 // of the blocks of one batch
   Roles roles_;
+  std::atomic<DataFlow> flow_{DataFlow::kSymmetric};
   std::mutex turn_;                        // one submit or collect at a time
   alignas(64) std::atomic<int> calls_{0};  // of predict, in progress
   std::atomic<int> crowded_{0};            // calls to come that run alone whoever else is there

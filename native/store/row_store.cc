@@ -62,6 +62,9 @@ int RowStore::add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean
     throw std::invalid_argument("embedding_dim: must be from 1 to 2^20, got " + text(embedding_dim));
   }
   std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  if (!core_tables_.empty()) {
+    throw std::invalid_argument("table: the mapping has none more; take it off before a table is added");
+  }
   auto table = std::make_unique<Table>();
   table->num_embeddings = num_embeddings;
   table->dim = embedding_dim;
@@ -138,7 +141,7 @@ void RowStore::set_strategy(int number, Strategy strategy) {
                                 "' is for tables whose only band is rows in DRAM; table " + text(number) +
                                 " has other bands: use 'gather'");
   }
-  StrategyArrays::check(row_array(table), strategy);
+  check_strategy(row_array(table), strategy, StrategyArrays::kMaxPrivateBytes);
   apply_strategies(number, strategy);
 }
 
@@ -234,6 +237,33 @@ void RowStore::make_cache() {
   stats_.cache_bytes = ssd_.cache.bytes();
 }
 
+void RowStore::set_mapping(const std::vector<TableCores>& mapping) {
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  CoreTables made;
+  if (!mapping.empty()) {
+    if (mapping.size() != tables_.size()) {
+      throw std::invalid_argument("mapping: expected an entry for each of " + std::to_string(tables_.size()) +
+                                  " tables, got " + std::to_string(mapping.size()));
+    }
+    std::vector<CoreTables::Member> members;
+    for (size_t number = 0; number < tables_.size(); ++number) {
+      check_closed(static_cast<int>(number));
+      members.push_back({row_array(*tables_[number]), tables_[number]->dim, &mapping[number]});
+    }
+    made = CoreTables(members, threads_.num_threads());
+  }
+  const int64_t before = core_tables_.bytes();
+  core_tables_ = std::move(made);
+  threads_.pin(!core_tables_.empty());
+  std::lock_guard<std::mutex> stats_lock(stats_mutex_);
+  stats_.dram_bytes += core_tables_.bytes() - before;
+}
+
+bool RowStore::has_mapping() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return !core_tables_.empty();
+}
+
 int RowStore::num_tables() const {
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return static_cast<int>(tables_.size());
@@ -327,36 +357,55 @@ PageReader* RowStore::reader_of(LookupContext& context) {
 }
 
 void RowStore::set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count,
-                      float* out, int64_t sample_stride) const {
+                      float* out, int64_t sample_stride, DataFlow flow) const {
   for (size_t table = 0; table < tables_.size(); ++table) check_closed(static_cast<int>(table));
   check_offsets(request, first, count);
   context.request = request;
+  context.flow = flow;
   context.first = first;
   context.count = count;
   context.out = out;
   context.sample_stride = sample_stride;
 }
 
-void RowStore::begin_part(LookupContext& context) {
+void RowStore::add_segments(LookupContext& context) const {
   const LookupRequest& request = context.request;
-  context.part = context.count;
-  while (context.part > 1 && scratch_bytes(request, context.first, context.part) > kScratchBytes) {
-    context.part = (context.part + 1) / 2;
+  const bool parted = context.flow == DataFlow::kAsymmetric;
+  if (parted && core_tables_.empty()) {
+    throw std::logic_error("mapping: there is none; set it before look-ups in the asymmetric data flow");
   }
+  // Samples [begin, end) of the context's part, columns from `column` on.
+  const auto add = [&](int number, int64_t begin, int64_t end, int64_t column, const CoreTables::Part* part) {
+    const int64_t* own = request.offsets + number * request.batch_size + context.first + begin;
+    context.segments.push_back({tables_[static_cast<size_t>(number)].get(), number, request.ids, own, own[0],
+                                own[end - begin] - own[0], end - begin,
+                                context.out + begin * context.sample_stride + column, context.sample_stride,
+                                part});
+  };
   context.segments.clear();
   for (const bool has_ssd : {true, false}) {  // tables with rows to wait for go first
-    float* out = context.out;
+    int64_t column = 0;
     for (size_t number = 0; number < tables_.size(); ++number) {
       const Table& table = *tables_[number];
-      const int64_t* own =
-          request.offsets + static_cast<int64_t>(number) * request.batch_size + context.first;
-      if (table.has_ssd == has_ssd) {
-        context.segments.push_back({&table, static_cast<int>(number), request.ids, own, own[0],
-                                    own[context.part] - own[0], context.part, out, context.sample_stride});
+      if (table.has_ssd == has_ssd && !(parted && core_tables_.owned(number))) {
+        add(static_cast<int>(number), 0, context.part, column, nullptr);
       }
-      out += table.dim;
+      column += table.dim;
     }
   }
+  if (!parted) return;
+  for (const CoreTables::Part& part : core_tables_.parts()) {
+    const auto begin_of = [&](int64_t k) { return context.part * k / part.sample_parts; };
+    add(part.table, begin_of(part.sample_part), begin_of(part.sample_part + 1), part.first_column, &part);
+  }
+}
+
+void RowStore::begin_part(LookupContext& context) {
+  context.part = context.count;
+  while (context.part > 1 && scratch_bytes(context.request, context.first, context.part) > kScratchBytes) {
+    context.part = (context.part + 1) / 2;
+  }
+  add_segments(context);
   context.lookup.begin(context.segments, ssd_, reader_of(context));
 }
 
@@ -368,11 +417,11 @@ void RowStore::finish_part(LookupContext& context) {
 }
 
 void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                      int64_t sample_stride) {
+                      int64_t sample_stride, DataFlow flow) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   context->lookup.use(threads_);
-  set_up(*context, request, first, count, out, sample_stride);
+  set_up(*context, request, first, count, out, sample_stride, flow);
   while (context->count > 0) {
     begin_part(*context);
     finish_part(*context);
@@ -382,7 +431,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
 void RowStore::lookup_alone(LookupContext& context, const LookupRequest& request, int64_t first,
                             int64_t count, float* out, int64_t sample_stride, int thread) {
   context.lookup.use_caller(thread);
-  set_up(context, request, first, count, out, sample_stride);
+  set_up(context, request, first, count, out, sample_stride, DataFlow::kSymmetric);
   while (context.count > 0) {
     begin_part(context);
     finish_part(context);
@@ -395,21 +444,21 @@ void RowStore::prefetch(const LookupRequest& request, int64_t first, int64_t cou
     if (table.whole() == nullptr) continue;
     const int64_t* own = request.offsets + static_cast<int64_t>(number) * request.batch_size + first;
     const int64_t begin = std::max<int64_t>(own[0], 0), end = std::min(own[count], request.num_ids);
-    Lookup::prefetch_rows(table, request.ids + begin, end - begin);
+    Lookup::prefetch_rows(table.strategy.rows(0).array, request.ids + begin, end - begin);
   }
 }
 
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                       int64_t sample_stride) {
-  return begin(request, first, count, out, sample_stride, threads_);
+                       int64_t sample_stride, DataFlow flow) {
+  return begin(request, first, count, out, sample_stride, flow, threads_);
 }
 
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                       int64_t sample_stride, ThreadPool& threads) {
+                       int64_t sample_stride, DataFlow flow, ThreadPool& threads) {
   InUse context(contexts_, true);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   context->lookup.use(threads);
-  set_up(*context, request, first, count, out, sample_stride);
+  set_up(*context, request, first, count, out, sample_stride, flow);
   begin_part(*context);
   return Ticket(*this, context.keep());
 }

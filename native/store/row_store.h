@@ -30,7 +30,7 @@ struct StoreStats {
   int64_t cache_hits, cache_misses;  // rows of which the cache held, and did not hold, a copy
   int64_t cache_admissions;          // rows that it took in
   int64_t cache_bytes;               // its rows and counts; at most what it was given
-  int64_t dram_bytes;                // rows, cores, indices, cache_bytes and the copies of strategies
+  int64_t dram_bytes;                // rows, cores, indices, cache_bytes, copies of strategies and of cores
   std::string io_backend;            // "io_uring" or "pread"; "none" without SSD bands
   bool direct_io;                    // false when some file is read through the page cache
   int queue_depth;
@@ -89,6 +89,12 @@ class RowStore {  // all methods are thread-safe
   void set_strategy(int table, Strategy strategy);
   Strategy strategy(int table) const;
 
+  // Whose each table is in the asymmetric data flow; none: no such flow. Keeps the worker threads on cores of
+  // their own, or lets them go. Needs all tables complete; what is not one array of rows in DRAM belongs to
+  // no core. Throws std::invalid_argument naming the table and the reason.
+  void set_mapping(const std::vector<TableCores>& mapping);
+  bool has_mapping() const;
+
   int num_tables() const;
   bool reads_ssd() const;     // some band lives there
   bool rows_in_dram() const;  // all bands are rows in DRAM: no look-up waits or is worth sharing with others
@@ -100,8 +106,10 @@ class RowStore {  // all methods are thread-safe
   // Pools samples [first, first + count) of the request; table t's columns of sample i (0-based within the
   // range) start at out + i * sample_stride + sum of the dims before t. Validates offsets and ids
   // (std::invalid_argument naming table, position, value and the table's rows); an empty bag gives zeros.
-  // Throws IoError from the drive.
-  void lookup(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
+  // Throws IoError from the drive, and std::logic_error for the asymmetric flow without a mapping. The bits
+  // are the same in both flows, but for tables whose strategy is 'counts' in one of them only.
+  void lookup(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride,
+              DataFlow flow = DataFlow::kSymmetric);
   // Keeps the tables as they are while it lives: for lookup_alone and prefetch, on whatever threads. To be
   // taken before a loop of threads() begins, as lookup() does.
   std::shared_lock<std::shared_mutex> hold_tables() const {
@@ -120,10 +128,11 @@ class RowStore {  // all methods are thread-safe
   // finished or gone. (Of a call so large that it is served in parts, the later parts are left to
   // Ticket::finish.) At most LookupContexts::kMost tickets and calls can be in flight: throws
   // std::runtime_error when tickets alone are as many.
-  Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
+  Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride,
+               DataFlow flow = DataFlow::kSymmetric);
   // The same on other threads than threads(); they must stay as the store must.
   Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride,
-               ThreadPool& threads);
+               DataFlow flow, ThreadPool& threads);
   // Rows ids[0..n) of one table into out [n, dim].
   void gather(int table, const int64_t* ids, int64_t n, float* out);
 
@@ -142,7 +151,9 @@ class RowStore {  // all methods are thread-safe
   void make_cache();
   PageReader* reader_of(LookupContext& context);
   void set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count, float* out,
-              int64_t sample_stride) const;
+              int64_t sample_stride, DataFlow flow) const;
+  // The segments of the context's next part.
+  void add_segments(LookupContext& context) const;
   // The two halves of the next part of a look-up.
   void begin_part(LookupContext& context);
   void finish_part(LookupContext& context);
@@ -158,6 +169,7 @@ class RowStore {  // all methods are thread-safe
   mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
   StrategyArrays strategy_arrays_;
+  CoreTables core_tables_;
   SsdBands ssd_;
   std::uint64_t num_tt_bands_ = 0;
   LookupContexts contexts_;
