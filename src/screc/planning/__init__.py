@@ -6,14 +6,19 @@ from screc.planning.mip import SolverError
 from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.probe import probe
+from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
 from screc.planning.system import SystemSpec, reference_system
 
 __all__ = [
+    "Additivity",
+    "Effect",
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "Sensitivity",
     "SolverError",
     "SystemSpec",
+    "TableSensitivity",
     "check_page_orders",
     "check_plan",
     "format_bytes",
