@@ -7,14 +7,19 @@ from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
+from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
 from screc.planning.system import SystemSpec
 
 __all__ = [
+    "Additivity",
+    "Effect",
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "Sensitivity",
     "SolverError",
     "SystemSpec",
+    "TableSensitivity",
     "check_page_orders",
     "check_plan",
     "format_bytes",
