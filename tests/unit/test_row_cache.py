@@ -1,4 +1,4 @@
-"""The row cache under "sketch" against a model of it in Python, and its hit rates against the best fixed set."""
+"""The row cache under "sketch" against a model of it in Python, and hit rates against the best fixed set."""
 
 from __future__ import annotations
 
