@@ -64,6 +64,8 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
       model_(model_shape(store, num_dense, embedding_dim, interaction), bottom, top, kernels()),
       rows_in_dram_(store.rows_in_dram()),
       shares_(num_threads()),
+      chunks_(num_threads()),
+      way_(choose_way()),
       alone_(num_threads()) {
   const int64_t sample_bytes =
       std::max<int64_t>(1, model_.feature_stride()) * static_cast<int64_t>(sizeof(float));
@@ -194,7 +196,7 @@ void Engine::enqueue(Prediction& prediction) {
   }
   if (!roles_.mixed()) {
     changed_.raise();
-  } else if (!in_blocks() && can_begin()) {
+  } else if (way_ == Way::kRing && can_begin()) {
     begin_segment(store_.threads());
   }
 }
@@ -205,7 +207,7 @@ void Engine::finish(Prediction& prediction) {
     return prediction.begun == prediction.request.batch_size && prediction.in_flight == 0;
   };
   while (!done()) {
-    if (in_blocks()) {
+    if (way_ != Way::kRing) {
       predict_oldest();
     } else if (roles_.mixed()) {
       advance_mixed();
@@ -335,7 +337,7 @@ void Engine::predict_oldest() {
     --num_submitted_;
   }
   try {
-    predict_blocks(*batch);
+    way_ == Way::kBlocks ? predict_blocks(*batch) : predict_parts(*batch);
   } catch (...) {
     batch->error = std::current_exception();
   }
@@ -371,19 +373,26 @@ void Engine::predict_blocks(const Prediction& batch) {
 // ----------------------------------------------------------------------------------------------------
 // roles
 
-void Engine::check_idle(const char* what) const {
+void Engine::check_idle(const std::string& what) const {
   std::lock_guard<std::mutex> lock(state_);
   if (num_submitted_ == 0 && begun_ == computed_) return;
-  throw std::logic_error(std::string(what) + ": batches are submitted; collect them before a change");
+  throw std::logic_error(what + ": batches are submitted; collect them before the " + what + " change");
+}
+
+Engine::Way Engine::choose_way() const {
+  if (!roles_.mixed() || !rows_in_dram_) return Way::kRing;
+  if (data_flow() == DataFlow::kSymmetric) return Way::kBlocks;
+  return store_.has_all_parts() ? Way::kParts : Way::kRing;
 }
 
 void Engine::set_data_flow(DataFlow flow) {
   std::lock_guard<std::mutex> turn(turn_);
-  check_idle("data_flow");
+  check_idle("data flow");
   if (flow == DataFlow::kAsymmetric && !store_.has_mapping()) {
-    throw std::logic_error("data_flow: the asymmetric one needs a mapping of the tables; set it first");
+    throw std::logic_error("data flow: the asymmetric one needs a mapping of the tables; set it first");
   }
   flow_.store(flow);
+  way_ = choose_way();
 }
 
 void Engine::set_roles(Roles roles) {
@@ -396,6 +405,7 @@ void Engine::set_roles(Roles roles) {
   check_idle("roles");
   stop_driver();
   roles_ = roles;
+  way_ = choose_way();
   if (roles.mixed()) return;
   memory_pool_ = std::make_unique<ThreadPool>(roles.memory, true);
   compute_pool_ = std::make_unique<ThreadPool>(roles.compute);

@@ -42,8 +42,13 @@ int64_t column_begin(int64_t dim, int64_t k, int64_t n) {
 
 void check(size_t number, const CoreTables::Member& member, int num_threads) {
   const TableCores& own = *member.cores;
-  if (own.cores.empty()) return;
-  if (member.array.rows == nullptr) refuse(number, "has other bands than rows in DRAM: give it no core");
+  if (member.array.rows == nullptr) {
+    if (own.cores.empty() && own.strategy == Strategy::kGather) return;
+    refuse(number, "has other bands than rows in DRAM: give it no core and strategy 'gather'");
+  }
+  if (own.cores.empty() && has_copies(own.strategy)) {
+    refuse(number, "has strategy '" + std::string(strategy_name(own.strategy)) + "' and no core to hold it");
+  }
   for (size_t i = 0; i < own.cores.size(); ++i) {
     if (own.cores[i] < 0 || own.cores[i] >= num_threads) {
       refuse(number, "has core " + text(own.cores[i]) + ", there are " + text(num_threads));
@@ -55,7 +60,7 @@ void check(size_t number, const CoreTables::Member& member, int num_threads) {
   }
   const auto n = static_cast<int64_t>(own.cores.size());
   try {
-    if (n == 1 || own.split == Split::kSamples) {
+    if (n <= 1 || own.split == Split::kSamples) {
       check_strategy(member.array, own.strategy, CoreTables::kMaxPrivateBytes);
     } else if (own.strategy != Strategy::kPrivate) {
       throw std::invalid_argument("can be split by columns with strategy 'private' only, got '" +
@@ -87,11 +92,11 @@ Split parse_split(std::string_view name) {
 
 CoreTables::CoreTables(const std::vector<Member>& tables, int num_threads) {
   for (size_t number = 0; number < tables.size(); ++number) check(number, tables[number], num_threads);
-  for (int core = 0; core < num_threads; ++core) add_core(tables, core);
-  for (const Member& member : tables) owned_.push_back(!member.cores->cores.empty());
+  for (int core = kNobody; core < num_threads; ++core) add_parts(tables, core);
+  for (const Member& member : tables) whole_.push_back(member.array.rows != nullptr);
 }
 
-void CoreTables::add_core(const std::vector<Member>& tables, int core) {
+void CoreTables::add_parts(const std::vector<Member>& tables, int core) {
   struct Held {
     const Member* member;
     int64_t begin, count;  // columns
@@ -103,9 +108,15 @@ void CoreTables::add_core(const std::vector<Member>& tables, int core) {
     const Member& member = tables[number];
     const TableCores& own = *member.cores;
     const int64_t column = std::exchange(first_column, first_column + member.dim);
-    const auto here = std::find(own.cores.begin(), own.cores.end(), core);
-    if (here == own.cores.end()) continue;
-    const int64_t k = here - own.cores.begin(), n = static_cast<int64_t>(own.cores.size());
+    if (member.array.rows == nullptr) continue;
+    int64_t k = 0, n = 1;
+    if (core == kNobody) {
+      if (!own.cores.empty()) continue;
+    } else {
+      const auto here = std::find(own.cores.begin(), own.cores.end(), core);
+      if (here == own.cores.end()) continue;
+      k = here - own.cores.begin(), n = static_cast<int64_t>(own.cores.size());
+    }
     const bool by_columns = n > 1 && own.split == Split::kColumns;
     const int64_t begin = by_columns ? column_begin(member.dim, k, n) : 0;
     const int64_t end = by_columns ? column_begin(member.dim, k + 1, n) : member.dim;
@@ -116,7 +127,7 @@ void CoreTables::add_core(const std::vector<Member>& tables, int core) {
     parts_.push_back(
         {static_cast<int>(number), core, column + begin, by_columns ? 0 : k, by_columns ? 1 : n, {}});
   }
-  if (bytes > 0) bytes = std::max(bytes, kPrivateArenaBytes);
+  if (bytes > 0 && core != kNobody) bytes = std::max(bytes, kPrivateArenaBytes);
   arenas_.emplace_back(static_cast<size_t>(bytes));
   bytes_ += bytes;
   auto* place = arenas_.back().as<std::byte>();

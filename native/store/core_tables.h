@@ -9,8 +9,8 @@
 // its core the slowest.)
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -44,6 +44,8 @@ class CoreTables {
     const TableCores* cores;
   };
 
+  static constexpr int kNobody = -1;
+
   struct Part {
     int table, core;
     int64_t first_column;               // of all tables' columns, side by side
@@ -55,20 +57,21 @@ class CoreTables {
   // Throws std::invalid_argument naming the table and the reason.
   CoreTables(const std::vector<Member>& tables, int num_threads);
 
-  bool empty() const { return owned_.empty(); }
-  // Ordered by core.
+  bool empty() const { return whole_.empty(); }
+  // Of all tables that are one array: those of nobody first, then core by core.
   const std::vector<Part>& parts() const { return parts_; }
-  // Whether the table has parts.
-  bool owned(size_t table) const { return owned_[table]; }
+  // Whether the table has parts: it is one array.
+  bool has_parts(size_t table) const { return whole_[table]; }
+  bool has_all_parts() const { return std::find(whole_.begin(), whole_.end(), false) == whole_.end(); }
   int64_t bytes() const { return bytes_; }
 
  private:
-  // Appends the core's parts.
-  void add_core(const std::vector<Member>& tables, int core);
+  // Appends the core's parts, or those of kNobody.
+  void add_parts(const std::vector<Member>& tables, int core);
 
-  std::vector<bool> owned_;  // by table
+  std::vector<bool> whole_;  // by table
   std::vector<Part> parts_;
-  std::vector<AlignedBuffer> arenas_;  // by core
+  std::vector<AlignedBuffer> arenas_;  // nobody's, then core by core
   int64_t bytes_ = 0;
 };
 

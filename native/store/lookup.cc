@@ -24,6 +24,10 @@ constexpr std::int64_t kFew = 512;
                               std::to_string(segment.table->num_embeddings) + " rows");
 }
 
+bool is_owned(const Segment& segment) {
+  return segment.part != nullptr && segment.part->core != CoreTables::kNobody;
+}
+
 // Throws for an id outside the table among look-ups [first, first + count) of the segment.
 void check_ids(const Segment& segment, std::int64_t first, std::int64_t count) {
   const std::int64_t* ids = segment.ids + segment.first_id + first;
@@ -107,7 +111,7 @@ void Lookup::prepare(std::vector<Segment>& segments) {
   }
   alone_ = threads_ == nullptr || work <= kAlone;
   num_units_ = ssd_units_ = 0;
-  owned_ = !alone_ && !segments.empty() && segments.back().part != nullptr;
+  owned_ = !alone_ && !segments.empty() && is_owned(segments.back());
   ranges_.assign(owned_ ? static_cast<std::size_t>(shares_.num_threads()) : 0, {});
   for (Segment& segment : segments) {
     segment.first_unit = num_units_;
@@ -121,7 +125,7 @@ void Lookup::prepare(std::vector<Segment>& segments) {
       num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
     }
     if (segment.table->has_ssd) ssd_units_ = num_units_;
-    if (!owned_ || segment.part == nullptr) continue;
+    if (!owned_ || !is_owned(segment)) continue;
     Shares::Range& range = ranges_[static_cast<std::size_t>(segment.part->core)];
     if (range.end == 0) range.begin = segment.first_unit;
     range.end = num_units_;
@@ -259,6 +263,12 @@ void Lookup::run_whole(const Segment& segment, std::int64_t first, std::int64_t 
 
 const StrategyRows& Lookup::rows_of(const Segment& segment, int thread) const {
   return segment.part != nullptr ? segment.part->rows : segment.table->strategy.rows(thread);
+}
+
+void Lookup::pool_part(const Segment& segment) {
+  check_ids(segment, 0, segment.num_ids);
+  segment.part->rows.pool({segment.ids, segment.offsets, segment.num_samples, segment.table->mean,
+                           segment.out, segment.out_stride});
 }
 
 void Lookup::prefetch_rows(const RowArray& array, const std::int64_t* ids, std::int64_t count) {

@@ -32,7 +32,7 @@ struct Segment {
   std::int64_t num_samples;
   float* out;  // bag b goes to out + b * out_stride
   std::int64_t out_stride;
-  const CoreTables::Part* part = nullptr;  // what its core has of the table; null: the table is for all
+  const CoreTables::Part* part = nullptr;  // what is looked up of the table; null: all, by its own strategy
 
   // Set by Lookup::begin.
   std::int64_t base = 0;        // of the segment's row pointers
@@ -51,9 +51,10 @@ class Lookup {
   void use_caller(int thread);
 
   // Starts to read the rows that stand on SSD, then does all work that does not need them while they come.
-  // Segments of tables with SSD bands go first, those of parts last, core by core; they and the reader must
-  // stay until finish() or abandon(), one of which must follow; `reader` may be null when no table has an SSD
-  // band. Throws std::invalid_argument for an id outside its table and IoError; nothing is in flight then.
+  // Segments of tables with SSD bands go first, those of cores' parts last, core by core; they and the reader
+  // must stay until finish() or abandon(), one of which must follow; `reader` may be null when no table has
+  // an SSD band. Throws std::invalid_argument for an id outside its table and IoError; nothing is in flight
+  // then.
   void begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader);
   // Lets the reads go on, without waiting.
   void poll() { ssd_.poll(); }
@@ -62,6 +63,9 @@ class Lookup {
   // Gives the look-up up; waits for reads in flight.
   void abandon() noexcept { ssd_.abandon(); }
 
+  // Pools the bags of a part, on the calling thread. Throws std::invalid_argument for an id outside its
+  // table.
+  static void pool_part(const Segment& segment);
   // Asks for the rows of ids, not checked yet.
   static void prefetch_rows(const RowArray& array, const std::int64_t* ids, std::int64_t count);
 
@@ -115,7 +119,7 @@ class Lookup {
   std::int64_t num_units_ = 0;
   std::int64_t ssd_units_ = 0;  // of tables with SSD bands; they are the first
   std::int64_t num_lookups_ = 0;
-  bool owned_ = false;  // some segments are of parts
+  bool owned_ = false;  // some segments are of parts that belong to cores
   Shares shares_;       // of the units of parts, by thread, and of those before
   std::vector<Shares::Range> ranges_;
   bool alone_ = true;  // too little work to wake other threads

@@ -307,7 +307,7 @@ void RowStore::check_closed(int table) const {
   throw std::invalid_argument("table " + text(table) + " has no last band; add one that takes every id");
 }
 
-void RowStore::check_offsets(const LookupRequest& request, int64_t first, int64_t count) const {
+void RowStore::check_request(const LookupRequest& request, int64_t first, int64_t count) const {
   const int64_t size = request.batch_size, bags = static_cast<int64_t>(tables_.size()) * size;
   if (size < 0 || first < 0 || count < 0 || first > size - count) {
     throw std::invalid_argument("batch_size: samples " + text(first) + " to " + text(first + count) +
@@ -318,27 +318,28 @@ void RowStore::check_offsets(const LookupRequest& request, int64_t first, int64_
     throw std::invalid_argument("offsets: must run from 0 to the number of ids (" + text(request.num_ids) +
                                 "), got " + text(offsets[0]) + " to " + text(offsets[bags]));
   }
-  for (size_t table = 0; table < tables_.size(); ++table) {
-    const int64_t begin = static_cast<int64_t>(table) * size + first;
-    const int64_t* own = offsets + begin;
-    // Sign bits collect what is wrong; differences of numbers >= 0 cannot overflow.
-    std::uint64_t wrong = static_cast<std::uint64_t>(own[0] | own[count]);
-    wrong |= static_cast<std::uint64_t>(request.num_ids) - static_cast<std::uint64_t>(own[count]);
-    for (int64_t i = 0; i < count; ++i) {
-      const auto low = static_cast<std::uint64_t>(own[i]), high = static_cast<std::uint64_t>(own[i + 1]);
-      wrong |= low | (high - low);
+}
+
+void RowStore::check_offsets(const LookupRequest& request, size_t table, int64_t first, int64_t count) const {
+  const int64_t begin = static_cast<int64_t>(table) * request.batch_size + first;
+  const int64_t* own = request.offsets + begin;
+  // Sign bits collect what is wrong; differences of numbers >= 0 cannot overflow.
+  std::uint64_t wrong = static_cast<std::uint64_t>(own[0] | own[count]);
+  wrong |= static_cast<std::uint64_t>(request.num_ids) - static_cast<std::uint64_t>(own[count]);
+  for (int64_t i = 0; i < count; ++i) {
+    const auto low = static_cast<std::uint64_t>(own[i]), high = static_cast<std::uint64_t>(own[i + 1]);
+    wrong |= low | (high - low);
+  }
+  if ((wrong >> 63) == 0) return;
+  for (int64_t i = 0; i <= count; ++i) {
+    const std::string where = " (table " + std::to_string(table) + ", sample " + text(first + i) + ")";
+    const std::string name = "offsets[" + text(begin + i) + "] is " + text(own[i]);
+    if (own[i] < 0 || own[i] > request.num_ids) {
+      throw std::invalid_argument(name + where + ", there are " + text(request.num_ids) + " ids");
     }
-    if ((wrong >> 63) == 0) continue;
-    for (int64_t i = 0; i <= count; ++i) {
-      const std::string where = " (table " + std::to_string(table) + ", sample " + text(first + i) + ")";
-      const std::string name = "offsets[" + text(begin + i) + "] is " + text(own[i]);
-      if (own[i] < 0 || own[i] > request.num_ids) {
-        throw std::invalid_argument(name + where + ", there are " + text(request.num_ids) + " ids");
-      }
-      if (i > 0 && own[i] < own[i - 1]) {
-        throw std::invalid_argument(name + where + ", below the " + text(own[i - 1]) +
-                                    " before it; offsets must not decrease");
-      }
+    if (i > 0 && own[i] < own[i - 1]) {
+      throw std::invalid_argument(name + where + ", below the " + text(own[i - 1]) +
+                                  " before it; offsets must not decrease");
     }
   }
 }
@@ -361,7 +362,8 @@ PageReader* RowStore::reader_of(LookupContext& context) {
 void RowStore::set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count,
                       float* out, int64_t sample_stride, DataFlow flow) const {
   for (size_t table = 0; table < tables_.size(); ++table) check_closed(static_cast<int>(table));
-  check_offsets(request, first, count);
+  check_request(request, first, count);
+  for (size_t table = 0; table < tables_.size(); ++table) check_offsets(request, table, first, count);
   context.request = request;
   context.flow = flow;
   context.first = first;
@@ -370,36 +372,77 @@ void RowStore::set_up(LookupContext& context, const LookupRequest& request, int6
   context.sample_stride = sample_stride;
 }
 
+Segment RowStore::segment_of(const LookupRequest& request, int table, int64_t first, int64_t count,
+                             float* out, int64_t sample_stride) const {
+  const int64_t* own = request.offsets + table * request.batch_size + first;
+  return {tables_[static_cast<size_t>(table)].get(),
+          table,
+          request.ids,
+          own,
+          own[0],
+          own[count] - own[0],
+          count,
+          out,
+          sample_stride};
+}
+
+Segment RowStore::segment_of(const CoreTables::Part& part, const LookupRequest& request, int64_t first,
+                             int64_t count, float* out, int64_t sample_stride) const {
+  const int64_t begin = count * part.sample_part / part.sample_parts;
+  const int64_t end = count * (part.sample_part + 1) / part.sample_parts;
+  Segment segment = segment_of(request, part.table, first + begin, end - begin,
+                               out + begin * sample_stride + part.first_column, sample_stride);
+  segment.part = &part;
+  return segment;
+}
+
 void RowStore::add_segments(LookupContext& context) const {
-  const LookupRequest& request = context.request;
   const bool parted = context.flow == DataFlow::kAsymmetric;
   if (parted && core_tables_.empty()) {
     throw std::logic_error("mapping: there is none; set it before look-ups in the asymmetric data flow");
   }
-  // Samples [begin, end) of the context's part, columns from `column` on.
-  const auto add = [&](int number, int64_t begin, int64_t end, int64_t column, const CoreTables::Part* part) {
-    const int64_t* own = request.offsets + number * request.batch_size + context.first + begin;
-    context.segments.push_back({tables_[static_cast<size_t>(number)].get(), number, request.ids, own, own[0],
-                                own[end - begin] - own[0], end - begin,
-                                context.out + begin * context.sample_stride + column, context.sample_stride,
-                                part});
-  };
   context.segments.clear();
   for (const bool has_ssd : {true, false}) {  // tables with rows to wait for go first
-    int64_t column = 0;
+    float* out = context.out;
     for (size_t number = 0; number < tables_.size(); ++number) {
       const Table& table = *tables_[number];
-      if (table.has_ssd == has_ssd && !(parted && core_tables_.owned(number))) {
-        add(static_cast<int>(number), 0, context.part, column, nullptr);
+      if (table.has_ssd == has_ssd && !(parted && core_tables_.has_parts(number))) {
+        context.segments.push_back(segment_of(context.request, static_cast<int>(number), context.first,
+                                              context.part, out, context.sample_stride));
       }
-      column += table.dim;
+      out += table.dim;
     }
   }
   if (!parted) return;
   for (const CoreTables::Part& part : core_tables_.parts()) {
-    const auto begin_of = [&](int64_t k) { return context.part * k / part.sample_parts; };
-    add(part.table, begin_of(part.sample_part), begin_of(part.sample_part + 1), part.first_column, &part);
+    context.segments.push_back(
+        segment_of(part, context.request, context.first, context.part, context.out, context.sample_stride));
   }
+}
+
+void RowStore::lookup_part(const CoreTables::Part& part, const LookupRequest& request, int64_t first,
+                           int64_t count, float* out, int64_t sample_stride) const {
+  check_request(request, first, count);
+  check_offsets(request, static_cast<size_t>(part.table), first, count);
+  Lookup::pool_part(segment_of(part, request, first, count, out, sample_stride));
+}
+
+bool RowStore::has_all_parts() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return !core_tables_.empty() && core_tables_.has_all_parts();
+}
+
+const std::vector<CoreTables::Part>& RowStore::all_parts() const {
+  if (core_tables_.empty() || !core_tables_.has_all_parts()) {
+    throw std::logic_error("mapping: there is none of all tables any more; set it and the data flow anew");
+  }
+  return core_tables_.parts();
+}
+
+void RowStore::count_lookups(int64_t lookups) {
+  LookupCounts counts;
+  counts.lookups = counts.dram_rows = lookups;
+  count(counts);
 }
 
 void RowStore::begin_part(LookupContext& context) {

@@ -121,6 +121,16 @@ class RowStore {  // all methods are thread-safe
   // own: it waits for no other look-up.
   void lookup_alone(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count,
                     float* out, int64_t sample_stride, int thread);
+  // One part of the mapping, as lookup_alone: on the calling thread, which needs no context. `out` is the
+  // place of the first table's columns. Counts nothing.
+  void lookup_part(const CoreTables::Part& part, const LookupRequest& request, int64_t first, int64_t count,
+                   float* out, int64_t sample_stride) const;
+  // The parts that are all of the tables, for lookup_part while the tables are held. Throws std::logic_error
+  // where there are no such.
+  const std::vector<CoreTables::Part>& all_parts() const;
+  bool has_all_parts() const;
+  // Counts look-ups of parts.
+  void count_lookups(int64_t lookups);
   // Asks for the rows of samples [first, first + count) that lie in DRAM and are found by their ids alone, so
   // that they come into the calling core's cache while it does something else. Checks nothing, throws
   // nothing.
@@ -147,13 +157,21 @@ class RowStore {  // all methods are thread-safe
   void append(int table, Band band, int64_t bytes);
   // Makes what the strategies of all tables need; table `changed` gets a new one.
   void apply_strategies(int changed = -1, Strategy strategy = Strategy::kGather);
-  void check_offsets(const LookupRequest& request, int64_t first, int64_t count) const;
+  // The range of samples, and where the offsets begin and end; then those of a table.
+  void check_request(const LookupRequest& request, int64_t first, int64_t count) const;
+  void check_offsets(const LookupRequest& request, size_t table, int64_t first, int64_t count) const;
   int64_t scratch_bytes(const LookupRequest& request, int64_t first, int64_t count) const;
   void choose_io();
   void make_cache();
   PageReader* reader_of(LookupContext& context);
   void set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count, float* out,
               int64_t sample_stride, DataFlow flow) const;
+  // Samples [first, first + count) of a table; column 0 of the first goes to out.
+  Segment segment_of(const LookupRequest& request, int table, int64_t first, int64_t count, float* out,
+                     int64_t sample_stride) const;
+  // The same of a part, which may have some of these samples and columns only; `out` is as in lookup_part.
+  Segment segment_of(const CoreTables::Part& part, const LookupRequest& request, int64_t first, int64_t count,
+                     float* out, int64_t sample_stride) const;
   // The segments of the context's next part.
   void add_segments(LookupContext& context) const;
   // The two halves of the next part of a look-up.
