@@ -121,7 +121,7 @@ class Engine {
   static constexpr int64_t kSplitSegment = 4 * kBlock;
   static constexpr int kSlots = 3;
   // Most bytes of the features of a chunk: they pass through the cores' caches beside the tables.
-  static constexpr int64_t kChunkBytes = int64_t{256} << 10;
+  static constexpr int64_t kChunkBytes = int64_t{512} << 10;
 
   struct Segment {
     AlignedBuffer features;  // [segment_, feature_stride]; made at first use
