@@ -6,7 +6,7 @@ from screc.planning.mip import SolverError
 from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.probe import probe
-from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.system import SystemSpec, reference_system
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "Point",
     "Sensitivity",
     "SolverError",
     "SystemSpec",
