@@ -7,7 +7,7 @@ from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
-from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.system import SystemSpec
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "Point",
     "Sensitivity",
     "SolverError",
     "SystemSpec",
