@@ -383,10 +383,10 @@ void Engine::predict_blocks(const Prediction& batch) {
 // ----------------------------------------------------------------------------------------------------
 // roles
 
-void Engine::check_idle(const std::string& what) const {
+void Engine::check_idle(const std::string& change) const {
   std::lock_guard<std::mutex> lock(state_);
   if (num_submitted_ == 0 && begun_ == computed_) return;
-  throw std::logic_error(what + ": batches are submitted; collect them before the " + what + " change");
+  throw std::logic_error("batches are submitted; collect them before the " + change);
 }
 
 Engine::Way Engine::choose_way() const {
@@ -397,7 +397,7 @@ Engine::Way Engine::choose_way() const {
 
 void Engine::set_data_flow(DataFlow flow) {
   std::lock_guard<std::mutex> turn(turn_);
-  check_idle("data flow");
+  check_idle("data flow changes");
   if (flow == DataFlow::kAsymmetric && !store_.has_mapping()) {
     throw std::logic_error("data flow: the asymmetric one needs a mapping of the tables; set it first");
   }
@@ -412,7 +412,7 @@ void Engine::set_roles(Roles roles) {
         std::to_string(roles.memory) + " and " + std::to_string(roles.compute));
   }
   std::lock_guard<std::mutex> turn(turn_);
-  check_idle("roles");
+  check_idle("roles change");
   stop_driver();
   roles_ = roles;
   way_ = choose_way();

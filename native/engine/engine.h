@@ -132,7 +132,7 @@ class Engine {
 
   void check_dense(const float* dense, int64_t batch_size) const;
   // Throws std::logic_error while batches are submitted and not collected.
-  void check_idle(const std::string& what) const;
+  void check_idle(const std::string& change) const;
   bool runs_alone(int64_t batch_size);
   // submit and collect within a turn.
   void enqueue(Prediction& prediction);

@@ -52,7 +52,8 @@ void Engine::predict_parts(const Prediction& batch) {
       const Blocks blocks{count, num_threads(), count / num_threads() >= 2 * unit ? unit : 1};
       const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
       if (begin == end) return;
-      for (const float* at = features_of(chunk) + begin * stride; at < features_of(chunk) + end * stride; at += 16) {
+      for (const float* at = features_of(chunk) + begin * stride; at < features_of(chunk) + end * stride;
+           at += 16) {
         __builtin_prefetch(at, 0, 2);
       }
       model_.run(batch.dense + (first + begin) * num_dense(), features_of(chunk) + begin * stride,

@@ -124,8 +124,13 @@ void CoreTables::add_parts(const std::vector<Member>& tables, int core) {
     array.codec.dim = end - begin;
     held.push_back({&member, begin, end - begin, strategy_bytes(array, own.strategy)});
     bytes += held.back().bytes;
-    parts_.push_back(
-        {static_cast<int>(number), core, column + begin, by_columns ? 0 : k, by_columns ? 1 : n, {}});
+    parts_.push_back({static_cast<int>(number),
+                      core,
+                      column + begin,
+                      by_columns ? 0 : k,
+                      by_columns ? 1 : n,
+                      begin == 0,
+                      {}});
   }
   if (bytes > 0 && core != kNobody) bytes = std::max(bytes, kPrivateArenaBytes);
   arenas_.emplace_back(static_cast<size_t>(bytes));

@@ -50,6 +50,7 @@ class CoreTables {
     int table, core;
     int64_t first_column;               // of all tables' columns, side by side
     int64_t sample_part, sample_parts;  // of the samples of a call
+    bool counts;  // of parts that do the same look-ups, each some columns, the first counts them
     StrategyRows rows;
   };
 

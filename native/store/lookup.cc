@@ -28,6 +28,8 @@ bool is_owned(const Segment& segment) {
   return segment.part != nullptr && segment.part->core != CoreTables::kNobody;
 }
 
+bool is_counted(const Segment& segment) { return segment.part == nullptr || segment.part->counts; }
+
 // Throws for an id outside the table among look-ups [first, first + count) of the segment.
 void check_ids(const Segment& segment, std::int64_t first, std::int64_t count) {
   const std::int64_t* ids = segment.ids + segment.first_id + first;
@@ -103,7 +105,7 @@ void Lookup::prepare(std::vector<Segment>& segments) {
   std::int64_t lookups = 0, pointers = 0, work = 0, tt_lookups = 0, staged_floats = 0;
   for (Segment& segment : segments) {
     segment.base = pointers;
-    lookups += segment.num_ids;
+    if (is_counted(segment)) lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
     if (segment.table->whole() == nullptr) pointers += segment.num_ids;
     if (segment.table->has_tt) tt_lookups += segment.num_ids;
@@ -258,7 +260,7 @@ void Lookup::run_whole(const Segment& segment, std::int64_t first, std::int64_t 
     bags.ids += segment.first_id + begin;
   }
   rows_of(segment, first_thread_ + static_cast<int>(&worker - workers_.data())).pool(bags);
-  worker.dram_rows += end - begin;
+  if (is_counted(segment)) worker.dram_rows += end - begin;
 }
 
 const StrategyRows& Lookup::rows_of(const Segment& segment, int thread) const {
