@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_isa import run_under
 from test_engine import make_batch, make_model
 from test_tickets import mixed_store
 
@@ -100,14 +98,7 @@ def test_same_bits_as_the_symmetric_flow(made, samples, longest, seed) -> None:
 
 @pytest.mark.parametrize("isa", _native.supported_isas())
 def test_every_instruction_set(isa: str) -> None:
-    """The instruction set is chosen once in a process: each runs this file's properties in its own."""
-    if isa == _native.isa():
-        pytest.skip("runs here")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    chosen = ["-k", "same_bits or predictions or columns_of"]
-    environment = {**os.environ, "SCREC_ISA": isa}
-    result = subprocess.run([*command, *chosen], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout[-2000:]
+    run_under(isa, __file__, "same_bits or predictions or columns_of")
 
 
 @pytest.mark.parametrize("row_format", FORMATS)
