@@ -9,7 +9,7 @@ from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
-from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.system import SystemSpec
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlanOptions",
+    "Point",
     "Prediction",
     "Sensitivity",
     "SolverError",
