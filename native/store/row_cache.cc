@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "store/index.h"
+#include "base/hash.h"
 
 namespace screc {
 namespace {
@@ -55,9 +55,7 @@ RowCache::Class* RowCache::class_of(std::uint64_t band) {
 std::uint64_t RowCache::hash_of(std::uint64_t key) { return hash_id(static_cast<std::int64_t>(key)); }
 
 RowCache::Set& RowCache::Class::set_of(std::uint64_t hash) const {
-  __extension__ using Wide = unsigned __int128;
-  return sets
-      .as<Set>()[static_cast<std::uint64_t>((static_cast<Wide>(hash) * static_cast<Wide>(num_sets)) >> 64)];
+  return sets.as<Set>()[hash_place(hash, num_sets)];
 }
 
 std::byte* RowCache::Class::row(const Set& set, int way) const {

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from screc.planning.system import SystemSpec
-from screc.statistics.access import TableStatistics
+from screc.statistics.table import TableStatistics
 from screc.storage.layout import (
     PAGE_BYTES,
     SHARED_SCALE_BYTES,

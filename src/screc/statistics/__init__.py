@@ -1,21 +1,26 @@
 """Access statistics of embedding tables, and metrics of predictions."""
 
-from screc.statistics.access import AccessStatistics, TableStatistics
+from screc.statistics.access import AccessStatistics
 from screc.statistics.curve import AccessCurve
+from screc.statistics.distinct import DistinctRows
 from screc.statistics.metrics import Metrics, StreamingMetrics, area_under_curve
 from screc.statistics.page_order import PageOrderConfig, PageOrders, PageReads, make_page_orders
 from screc.statistics.plot import plot_statistics
 from screc.statistics.summary import page_order_summary, statistics_summary
+from screc.statistics.table import TableStatistics
+from screc.statistics.tail import Tail
 
 __all__ = [
     "AccessCurve",
     "AccessStatistics",
+    "DistinctRows",
     "Metrics",
     "PageOrderConfig",
     "PageOrders",
     "PageReads",
     "StreamingMetrics",
     "TableStatistics",
+    "Tail",
     "area_under_curve",
     "make_page_orders",
     "page_order_summary",
