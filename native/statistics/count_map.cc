@@ -13,8 +13,9 @@ std::int64_t most_of(std::int64_t capacity) {
 
 }  // namespace
 
-CountMap::CountMap(std::int64_t max_bytes)
-    : max_capacity_(std::max(kLeastCapacity, max_bytes / static_cast<std::int64_t>(sizeof(Slot)))) {
+CountMap::CountMap(std::int64_t max_bytes, int turn)
+    : max_capacity_(std::max(kLeastCapacity, max_bytes / static_cast<std::int64_t>(sizeof(Slot)))),
+      turn_(turn) {
   while (max_capacity_ >> shift_ >= 2 * kFirstCapacity) ++shift_;
   capacity_ = max_capacity_ >> shift_;
   most_ = most_of(capacity_);

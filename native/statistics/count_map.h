@@ -1,9 +1,11 @@
 // Row ids and a number for each, in one array that never grows past a given number of bytes.
 //
 // Open addressing with linear probing. An id's place is the high bits of its hash, so that the entries stand
-// nearly in the order of their hashes; purge() relies on it to work in place.
+// nearly in the order of their hashes; purge() relies on it to work in place. A map that is filled in the
+// order of another would pile up at its front while it is small, so it turns its hashes.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <utility>
 
@@ -24,7 +26,8 @@ class CountMap {
   static constexpr double kLoad = 0.8;
 
   // It starts small and doubles; while it does, old and new slots are in memory, half as much again.
-  explicit CountMap(std::int64_t max_bytes);
+  // `turn`: bits that hashes are rotated by to find a place.
+  explicit CountMap(std::int64_t max_bytes, int turn = 0);
 
   static std::uint64_t key_of(std::int64_t id) { return static_cast<std::uint64_t>(id) + 1; }
   static std::uint64_t hash_of(std::uint64_t key) { return hash_id(static_cast<std::int64_t>(key)); }
@@ -34,11 +37,11 @@ class CountMap {
   // No further id fits, however it grows.
   bool exhausted() const { return size_ == most_ && shift_ == 0; }
 
-  void prefetch(std::uint64_t hash) const { __builtin_prefetch(&slots()[hash_place(hash, capacity_)], 1); }
+  void prefetch(std::uint64_t hash) const { __builtin_prefetch(&slots()[place(hash)], 1); }
 
   // The slot of a key, or the empty one where it belongs.
   Slot& find(std::uint64_t hash, std::uint64_t key) const {
-    for (std::int64_t at = hash_place(hash, capacity_);;) {
+    for (std::int64_t at = place(hash);;) {
       Slot& slot = slots()[at];
       if (slot.key == key || slot.key == 0) return slot;
       if (++at == capacity_) at = 0;
@@ -84,11 +87,13 @@ class CountMap {
 
  private:
   Slot* slots() const { return buffer_.as<Slot>(); }
+  std::int64_t place(std::uint64_t hash) const { return hash_place(std::rotl(hash, turn_), capacity_); }
   void grow();
 
   AlignedBuffer buffer_;
   std::int64_t max_capacity_, capacity_ = 0, most_ = 0, size_ = 0;
   int shift_ = 0;  // doublings left
+  int turn_;
 };
 
 }  // namespace screc

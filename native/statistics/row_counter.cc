@@ -10,6 +10,8 @@ namespace {
 
 // Of the bytes of a map and its sample, the sample's part.
 constexpr std::int64_t kSamplePart = 8;
+// The sample's places: by bits that decide neither the places in the map nor, for long, who is in the sample.
+constexpr int kSampleTurn = 16;
 // Ids whose slots are asked for before the first is used.
 constexpr std::int64_t kAhead = 32;
 
@@ -135,7 +137,7 @@ void RowCounter::add_to_sample(std::uint64_t hash, std::uint64_t key, std::uint6
 
 void RowCounter::forget_half() {
   if (!sample_) {
-    sample_.emplace(sample_bytes_);
+    sample_.emplace(sample_bytes_, kSampleTurn);
     map_->for_each([&](const CountMap::Slot& row) {
       const std::uint64_t hash = CountMap::hash_of(row.key);
       if (sampled(hash)) add_to_sample(hash, row.key, tally::count(row.value));

@@ -74,6 +74,35 @@ def test_collect_equals_naive_counting(log: Log, batch_size: int, limit: int | N
         assert table.coverage == (table.num_nonempty / len(bags) if bags else 0)
 
 
+def test_different_rows_per_batch_equal_naive_counting() -> None:
+    random = np.random.default_rng(0)
+    bags = [[random.integers(0, 30, random.integers(0, 4)).tolist(), [7]] for _ in range(1000)]
+    log = Log((Spec("a", 30), Spec("b", 9)), bags)
+    first, second = AccessStatistics.collect(log, batch_size=300).tables
+    # The batches read have 300, 300, 300 and 100 samples: four windows of 64 in each of three, and one.
+    starts = [(64, [0, 64, 128, 192, 300, 364, 428, 492, 600, 664, 728, 792, 900]), (256, [0, 300, 600])]
+    assert [(one.batch_size, one.batches) for one in first.distinct] == [(64, 13), (256, 3)]
+    for one, (size, windows) in zip(first.distinct, starts, strict=True):
+        lookups = [[i for bag in bags[start : start + size] for i in bag[0]] for start in windows]
+        assert one.lookups == np.mean([len(window) for window in lookups])
+        assert one.rows == np.mean([len(set(window)) for window in lookups])
+        assert one.share == one.rows / one.lookups
+    assert [one.share for one in second.distinct] == [1 / 64, 1 / 256]
+    empty = AccessStatistics.collect(Log((Spec("t", 5),), [[[]]] * 64)).tables[0].distinct
+    assert [(one.batch_size, one.lookups, one.rows, one.share) for one in empty] == [(64, 0, 0, 1)]
+    assert AccessStatistics.collect(Log((Spec("t", 5),), [[[1]]] * 63)).tables[0].distinct == ()
+
+
+def test_a_long_log_is_measured_here_and_there() -> None:
+    """The i-th batch of 64 samples looks up i different rows: the mean tells which were measured."""
+    bags = [[[sample % (1 + sample // 64)]] for sample in range(64 * 100)]
+    (table,) = AccessStatistics.collect(Log((Spec("t", 100),), bags), batch_size=64).tables
+    (one,) = table.distinct
+    # Every second batch once there are 32, every fourth once there are 32 of these.
+    assert one.batches == 25
+    assert one.rows == np.mean([min(64, 1 + batch) for batch in range(0, 100, 4)])
+
+
 def test_limit_reads_no_further_and_progress_tells_the_end() -> None:
     log = Log((Spec("t", 5),), [[[0]]] * 10)
     told: list[tuple[int, int | None]] = []

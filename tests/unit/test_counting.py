@@ -1,4 +1,4 @@
-"""Counting in bounded memory: exact against a dictionary, bounds against exact counts, memory against its limit."""
+"""Counting in bounded memory: against a dictionary, bounds against exact counts, memory against its limit."""
 
 from __future__ import annotations
 
@@ -164,17 +164,17 @@ def test_counters_refuse_wrong_input() -> None:
 @settings(max_examples=200, deadline=None)
 def test_parts_of_the_memory_keep_within_it(rows: list[int], more: int) -> None:
     tables = [(f"t{number}", size) for number, size in enumerate(rows)]
-    with pytest.raises(ValueError, match="need at least") as refusal:
+    with pytest.raises(ValueError, match="needs at least") as refusal:
         make_counters(tables, 0)
     least = int(str(refusal.value).split("at least ")[1].split()[0])
-    with pytest.raises(ValueError, match="need at least"):
+    with pytest.raises(ValueError, match="needs at least"):
         make_counters(tables, least - 1)
-    charged = [min(16 * size, _part(tables, least + more, size)) for size in rows]
+    charged = [min(16 * size, _part(tables, least + more)) for size in rows]
     assert sum(charged) + max(charged) <= least + more
 
 
-def _part(tables: list[tuple[str, int]], limit: int, rows: int) -> int:
-    """Bytes that the counter of a table may take, seen from outside: larger tables have a map of known size."""
+def _part(tables: list[tuple[str, int]], limit: int) -> int:
+    """Bytes that the counter of a table may take."""
     parts = []
 
     class Recorder:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,18 +136,28 @@ class AccessStatistics:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    def check_tables(self, tables: Sequence[tuple[str, int]]) -> None:
+        """Raise unless the statistics are of tables of these names and rows.
+
+        Raises:
+            ValueError: they are not; the message names the first difference.
+        """
+        ours = [(table.name, table.num_embeddings) for table in self.tables]
+        for own, other in zip_longest(ours, tables):
+            if own != other:
+                words = [f"{one[0]} of {one[1]} rows" if one else "no further table" for one in (own, other)]
+                raise ValueError(
+                    f"statistics: they are of {words[0]} where {words[1]} is expected; use those of a log "
+                    "that was encoded alike"
+                )
+
     def band_ids(self, layouts: Sequence[TableLayout]) -> dict[int, list[np.ndarray]]:
         """The ids of every band but the last, table by table: what training with a plan needs.
 
         Raises:
             ValueError: the layouts are of other tables.
         """
-        ours = [(table.name, table.num_embeddings) for table in self.tables]
-        theirs = [(layout.table, layout.num_embeddings) for layout in layouts]
-        if ours != theirs:
-            raise ValueError(
-                f"the statistics are of tables {ours}, the layouts of {theirs}; use those of the same log"
-            )
+        self.check_tables([(layout.table, layout.num_embeddings) for layout in layouts])
         return {
             number: [table.ids_in_ranks(band.start, band.stop) for band in layout.bands[:-1]]
             for number, (table, layout) in enumerate(zip(self.tables, layouts, strict=True))
@@ -165,10 +176,7 @@ class AccessStatistics:
                     "num_seen": table.num_seen,
                     "num_ranked": table.num_ranked,
                     "exact": table.exact,
-                    "count_error": 0
-                    if table.count_errors is None
-                    else int(table.count_errors.max(initial=0)),
-                    "unranked_bound": table.tail.bound if table.tail else 0,
+                    "max_count_error": table.max_count_error,
                     "unseen_share": table.unseen_share,
                     "mean_pooling": table.mean_pooling,
                     "coverage": table.coverage,

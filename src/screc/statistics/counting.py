@@ -28,7 +28,7 @@ def make_counters(tables: Sequence[tuple[str, int]], memory_limit: int) -> list[
     least = sum(min(one, _LEAST_BYTES) for one in needed) + min(max(needed, default=0), _LEAST_BYTES)
     if memory_limit < least:
         raise ValueError(
-            f"memory_limit: {len(tables)} tables need at least {least} bytes to be counted, got {memory_limit}"
+            f"memory_limit: counting {len(tables)} tables needs at least {least} bytes, got {memory_limit}"
         )
     part = _LEAST_BYTES
     granted = 0  # to the tables before this one, which get all they need

@@ -77,7 +77,7 @@ class TableStatistics:
         errors = self.count_errors
         if errors.dtype != np.uint32 or errors.shape != self.counts.shape:
             raise TypeError(
-                f"{where}: count_errors must be uint32 [{self.counts.size}], got {errors.dtype} {errors.shape}"
+                f"{where}: count_errors must be uint32 {self.counts.shape}, got {errors.dtype} {errors.shape}"
             )
         if total > self.num_lookups:
             raise ValueError(f"{where}: counts sum to {total}, more than num_lookups {self.num_lookups}")
@@ -128,6 +128,11 @@ class TableStatistics:
     def exact(self) -> bool:
         """Whether every row that was looked up is ranked, with its exact count."""
         return self.tail is None
+
+    @property
+    def max_count_error(self) -> int:
+        """The most look-ups that the count of any row misses, taking an unranked row's count as 0."""
+        return self.tail.bound if self.tail else 0
 
     @property
     def num_ranked(self) -> int:
@@ -217,7 +222,8 @@ class TableStatistics:
         What all look-ups leave beyond counts and tail are look-ups of ranked rows that were not counted for
         them: each takes its part in proportion to its error.
         """
-        assert self.tail is not None and self.count_errors is not None
+        assert self.tail is not None
+        assert self.count_errors is not None
         starts = np.flatnonzero(np.diff(self.counts, prepend=-1))
         lengths = np.diff(starts, append=self.num_ranked)
         errors = np.add.reduceat(self.count_errors, starts, dtype=np.float64) if starts.size else starts

@@ -48,8 +48,8 @@ class Tail:
             raise ValueError(f"tail sampling must be above 0 and at most 1, got {self.sampling}")
         if not max(self.sample_singletons, int(self.rows.sum())) <= self.sample_rows:
             raise ValueError(
-                f"tail: {int(self.rows.sum())} unranked rows and {self.sample_singletons} rows looked up once "
-                f"in a sample of {self.sample_rows}"
+                f"tail: {int(self.rows.sum())} unranked rows and {self.sample_singletons} rows looked up "
+                f"once in a sample of {self.sample_rows}"
             )
 
     @property
