@@ -16,6 +16,7 @@
 #include "base/look_out.h"
 #include "base/shares.h"
 #include "base/thread_pool.h"
+#include "base/turnstile.h"
 #include "engine/dense_model.h"
 #include "store/row_store.h"
 
@@ -57,8 +58,9 @@ struct Prediction {
 //   its pool compute those that are ready.
 //
 // A small batch takes neither: it is looked up and computed by its caller, without any queue, and so is one
-// of a block at most while there are calls for half the threads, or were a moment ago. A prediction does not
-// depend on the batch it is part of.
+// of a block at most while there are calls for half the threads, or were a moment ago. Where all rows are in
+// DRAM, as many of them at a time as there are threads. A prediction does not depend on the batch it is part
+// of.
 class Engine {
  public:
   // The store must outlive the engine and gain no tables. interaction is "dot" or "cat".
@@ -129,6 +131,7 @@ class Engine {
   void fail(Segment& segment);  // with the current exception
   void look_up_segment();
   void compute_segment(ThreadPool& pool);
+  Ticket* next_ticket();
 
   // What a thread works at that computes a block alone.
   struct Desk {
@@ -147,7 +150,9 @@ class Engine {
   };
   Blocks cut(int64_t count, int64_t most, int num_threads) const;
 
-  void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool);
+  // `ahead`: a look-up whose reads are kept going meanwhile, or null.
+  void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool,
+                    Ticket* ahead);
   void predict_blocks(const Prediction& batch);
 
   bool in_blocks() const { return roles_.mixed() && rows_in_dram_; }
@@ -169,6 +174,7 @@ class Engine {
   std::mutex turn_;                        // one submit or collect at a time
   alignas(64) std::atomic<int> calls_{0};  // of predict, in progress
   std::atomic<int> crowded_{0};            // calls to come that run alone whoever else is there
+  Turnstile alone_;                        // calls that run alone, where no look-up waits for a drive
 
   std::mutex desks_mutex_;
   std::vector<Desk> desks_;  // nobody works at them

@@ -77,10 +77,9 @@ def measure_drift(
 def _drift(earlier: TableStatistics, later: TableStatistics, random: np.random.Generator) -> TableDrift:
     if not earlier.num_lookups or not later.num_lookups:
         return TableDrift(table=earlier.name, hot=(), distance=math.nan, by_chance=math.nan)
-    order = np.argsort(later.ids)
-    place = np.searchsorted(later.ids, earlier.ids, sorter=order)
-    place = order[np.minimum(place, later.num_ranked - 1)]
-    common = later.ids[place] == earlier.ids
+    place = later.ranks_of(earlier.ids)
+    common = place < later.num_ranked
+    place = np.minimum(place, later.num_ranked - 1)
     counts = np.where(common, later.counts[place], 0)
     first, second = _paired(earlier, later, common, place)
     pooled = first + second

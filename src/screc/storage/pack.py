@@ -33,6 +33,7 @@ from .artifact import (
     write_manifest,
 )
 from .atomic import replace_directory
+from .band_encoding import band_cores, band_scale
 from .band_source import BandSource, IdsInRanks, same_bands, trained_whole
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
@@ -40,9 +41,7 @@ from .layout import PAGE_BYTES, PageGeometry, TableLayout
 from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
 from .row_format import EncodingError, Scale, decode_rows, encode_rows
-from .shared_scale import BandValues, shared_scale
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
-from .tt_fit import fit_tt
 
 _CHUNK_BYTES = 8 << 20
 
@@ -215,7 +214,7 @@ class _Packer:
         self._source: tuple[int, BandSource] | None = None
         self._index: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
         self._cores: tuple[tuple[int, int], Sequence[np.ndarray]] | None = None
-        self._scales: dict[tuple[int, int], Scale] = {}
+        self._scales: dict[tuple[int, int], Scale | None] = {}
         self._done = 0
         self._to_do = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts) + sum(
             layout.num_embeddings * layout.embedding_dim * 4
@@ -346,19 +345,8 @@ class _Packer:
 
     def _scale(self, table: int, band: int) -> Scale | None:
         """What the rows of a band share; None where each has its own or none is needed."""
-        placed = self.layouts[table].bands[band]
-        if placed.scale == "row":
-            return None
         if (table, band) not in self._scales:
-            assert placed.format != "tt"
-            layout, source = self.layouts[table], self.source(table)
-            values, num_slots = BandValues(layout.embedding_dim), layout.slots(band)
-            step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
-            # By slots, not as stored: an order of pages is no reason for another scale.
-            for start in range(0, num_slots, step):
-                slots = np.arange(start, min(start + step, num_slots))
-                values.add(source.rows(band, slots)[source.used(band, slots)])
-            self._scales[table, band] = shared_scale(values, placed.format)
+            self._scales[table, band] = band_scale(self.source(table), band)
         return self._scales[table, band]
 
     def _index_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:
@@ -381,18 +369,15 @@ class _Packer:
     def _tt(self, table: int, band: int) -> Sequence[np.ndarray]:
         if self._cores is None or self._cores[0] != (table, band):
             self._cores = None
-            source, shape = self.source(table), self.layouts[table].bands[band].tt
-            assert shape is not None
+            source = self.source(table)
             if source.taken_over:
                 cores: Sequence[np.ndarray] = source.cores(band)
             else:
                 layout = self.layouts[table]
                 work, before = layout.num_embeddings * layout.embedding_dim * 4, self._done
-                fit = fit_tt(
-                    lambda slots: source.rows(band, slots),
-                    layout.slots(band),
-                    shape,
-                    used=lambda slots: source.used(band, slots),
+                fit = band_cores(
+                    source,
+                    band,
                     progress=lambda done, total: self._advance_to(before + work * done // total),
                 )
                 self._advance_to(before + work)
