@@ -126,5 +126,15 @@ class TestAdaptiveSteps(MethodContract):
     options = {"lr": 0.1, "limit": 2.0}  # noqa: RUF012
 
 
+class TestDeepLight(MethodContract):
+    name = "deeplight"
+    ratios = (4, 1.2, 6)
+
+
+class TestLearnedThreshold(MethodContract):
+    name = "pep"
+    ratios = (4, 1.2, 6)
+
+
 def test_every_method_is_held_to_the_contract() -> None:
     assert {cls.name for cls in MethodContract.__subclasses__()} == set(METHODS)

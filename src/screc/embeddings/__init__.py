@@ -16,6 +16,7 @@ from screc.embeddings.memcom import MEmCom
 from screc.embeddings.method import METHODS, Method, make_method, register
 from screc.embeddings.mixed_dimension import MixedDimension
 from screc.embeddings.projection import Projection
+from screc.embeddings.pruned import DeepLight, LearnedThreshold
 from screc.embeddings.quantised import Dqrm, LearnedClip, LearnedStep
 from screc.embeddings.robe import Robe
 from screc.embeddings.tensor_ring import TensorRing
@@ -28,6 +29,7 @@ __all__ = [
     "BudgetError",
     "CompressedBag",
     "DeepHash",
+    "DeepLight",
     "Dqrm",
     "EmbeddingCollection",
     "EqualCapHash",
@@ -37,6 +39,7 @@ __all__ = [
     "IntegerRows",
     "LearnedClip",
     "LearnedStep",
+    "LearnedThreshold",
     "MEmCom",
     "MemRec",
     "Method",

@@ -22,8 +22,8 @@ _BITS = (16, 8)
 class IntegerRows(Method):
     """Integer rows with one step a table; updates are written back with stochastic rounding.
 
-    Rows exist in float only while a batch uses them. They are therefore updated here, after the backward pass,
-    by Adagrad with one accumulator a row, not by the run's optimiser of rows.
+    Rows exist in float only while a batch uses them. They are therefore updated here, after the backward
+    pass, by Adagrad with one accumulator a row, not by the run's optimiser of rows.
 
     Args:
         specs: the tables.
