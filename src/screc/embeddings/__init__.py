@@ -1,9 +1,31 @@
 """Embedding tables that can be trained, behind one contract (needs torch)."""
 
 from screc.embeddings.banded import BandedTable
+from screc.embeddings.budget import BudgetError
 from screc.embeddings.collection import EmbeddingCollection
+from screc.embeddings.compositional import QuotientRemainder
+from screc.embeddings.compress import CompressedBag, compress, methods_of
 from screc.embeddings.contract import TableModule
 from screc.embeddings.full import FullTable
+from screc.embeddings.hash import EqualCapHash, HashRows
+from screc.embeddings.method import METHODS, Method, make_method, register
 from screc.embeddings.tensor_train import TensorTrain
 
-__all__ = ["BandedTable", "EmbeddingCollection", "FullTable", "TableModule", "TensorTrain"]
+__all__ = [
+    "METHODS",
+    "BandedTable",
+    "BudgetError",
+    "CompressedBag",
+    "EmbeddingCollection",
+    "EqualCapHash",
+    "FullTable",
+    "HashRows",
+    "Method",
+    "QuotientRemainder",
+    "TableModule",
+    "TensorTrain",
+    "compress",
+    "make_method",
+    "methods_of",
+    "register",
+]
