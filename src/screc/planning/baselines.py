@@ -10,16 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import combinations_with_replacement
 from typing import Literal, get_args
 
 import numpy as np
 
+from screc.planning.candidates import pareto_front
+from screc.planning.costs import tt_sizes
 from screc.planning.mip import Infeasible, choose
 from screc.planning.sensitivity import Sensitivity
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics, TableStatistics
-from screc.storage.layout import Band, Memory, PageGeometry, TableLayout, TtShape, index_bytes
+from screc.storage.layout import (
+    SHARED_SCALE_BYTES,
+    Band,
+    Memory,
+    PageGeometry,
+    TableLayout,
+    TtShape,
+    index_sizes,
+)
 from screc.storage.row_format import RowFormat, ScaleOf, row_bytes
 
 Baseline = Literal["greedy-size", "greedy-lookups", "recshard", "three-tier", "tt-only", "lru"]
@@ -101,6 +111,10 @@ class _Table:
         return self.statistics.num_embeddings
 
     @property
+    def row_bytes(self) -> int:
+        return row_bytes(self.task.row_format, self.dim, self.task.row_scale)
+
+    @property
     def lookups(self) -> float:
         """Per batch: coverage times look-ups of a sample that has any."""
         table = self.statistics
@@ -108,39 +122,77 @@ class _Table:
         return self.task.batch_size * table.coverage * pooling
 
     def layout(self, hot: int, stop: int | None = None, tt_rank: int = 0) -> TableLayout:
-        """Ranks [0, hot) in DRAM, [hot, stop) as a tensor train, the others on SSD."""
+        """Ranks [0, hot) in DRAM, [hot, stop) as a tensor train, the others on SSD; without ``stop`` no train."""
         stop = hot if stop is None else stop
         bands = []
         if hot:
             bands.append(self._rows(0, hot, "dram"))
         if stop > hot:
-            bands.append(
-                Band(start=hot, stop=stop, format="tt", memory="dram", tt=self.shape(hot, stop, tt_rank))
-            )
+            slots = self.rows if stop == self.rows else stop - hot
+            shape = TtShape.balanced(slots, self.dim, tt_rank)
+            bands.append(Band(start=hot, stop=stop, format="tt", memory="dram", tt=shape))
         if stop < self.rows:
             bands.append(self._rows(stop, self.rows, "ssd"))
         return TableLayout(
             table=self.statistics.name, num_embeddings=self.rows, embedding_dim=self.dim, bands=tuple(bands)
         )
 
-    def shape(self, hot: int, stop: int, tt_rank: int) -> TtShape:
-        """Of the tensor train: a last band has room for every id."""
-        return _balanced(self.rows if stop == self.rows else stop - hot, self.dim, tt_rank)
+    # Of layouts (hot, stop, tt_rank), int64 [n] each.
 
-    def row_seconds(self) -> float:
-        """On the clock, for one look-up of a row in DRAM while all devices do the same."""
+    def with_full_rank(self, columns: np.ndarray) -> np.ndarray:
+        """Those whose tensor trains have rows enough for their TT rank; int64 [n, 3]."""
+        hot, stop, tt_rank = columns.T
+        slots = np.where(stop == self.rows, self.rows, stop - hot)
+        full = np.ones(len(columns), dtype=bool)
+        for rank in np.unique(tt_rank[stop > hot]).tolist():
+            own = tt_rank == rank
+            full[own] = tt_sizes(slots[own], self.dim, rank)[2] == rank
+        return columns[full]
+
+    def dram_bytes(self, hot: np.ndarray, stop: np.ndarray, tt_rank: np.ndarray) -> np.ndarray:
+        """As the layouts count them: rows, cores, indices and shared scales."""
+        train = stop > hot
+        slots = np.where(stop == self.rows, self.rows, stop - hot)
+        cores = np.zeros(len(hot), dtype=np.int64)
+        for rank in np.unique(tt_rank[train]).tolist():
+            own = train & (tt_rank == rank)
+            cores[own] = 4 * tt_sizes(slots[own], self.dim, rank)[0]
+        indices = np.where((hot > 0) & (hot < self.rows), index_sizes(self.rows, hot), 0)
+        indices += np.where(train & (stop < self.rows), index_sizes(self.rows, stop - hot), 0)
+        shared = SHARED_SCALE_BYTES if self.task.row_scale == "table" else 0
+        return hot * self.row_bytes + cores + indices + shared * ((hot > 0).astype(int) + (stop < self.rows))
+
+    def ssd_bytes(self, stop: np.ndarray) -> np.ndarray:
+        """Pages of all rows, unless none is on SSD."""
+        return np.where(stop < self.rows, PageGeometry.of(self.row_bytes).file_bytes(self.rows), 0)
+
+    def seconds(self, hot: np.ndarray, stop: np.ndarray, tt_rank: np.ndarray) -> np.ndarray:
+        """Per batch, each look-up at the time that one takes while all devices do the same: of a row in DRAM, of
+        a row rebuilt, of a random read."""
         system, task = self.task.system, self.task
-        return 1e-9 * system.row_ns(task.row_format, self.dim, task.row_scale) / system.devices.count
+        in_dram, before_ssd = self.statistics.share(np.stack((hot, stop)))
+        row = 1e-9 * system.row_ns(task.row_format, self.dim, task.row_scale) / system.devices.count
+        rebuilt = np.zeros(len(hot))
+        for rank in np.unique(tt_rank[stop > hot]).tolist():
+            shape = TtShape.balanced(self.rows, self.dim, rank)
+            rebuilt[tt_rank == rank] = 1e-9 * system.tt_ns(shape) / system.devices.count
+        pages = PageGeometry.of(self.row_bytes).pages_per_row
+        read = pages / system.pages_per_second(task.queue_depth) if system.ssd is not None else 0.0
+        return self.lookups * (in_dram * row + (before_ssd - in_dram) * rebuilt + (1.0 - before_ssd) * read)
 
-    def tt_seconds(self, shape: TtShape) -> float:
-        """The same for a row rebuilt from cores."""
-        return 1e-9 * self.task.system.tt_ns(shape) / self.task.system.devices.count
-
-    def read_seconds(self) -> float:
-        """The same for a row on SSD, one page or more; infinite without an SSD."""
-        rate = self.task.system.pages_per_second(self.task.queue_depth)
-        size = row_bytes(self.task.row_format, self.dim, self.task.row_scale)
-        return PageGeometry.of(size).pages_per_row / rate if rate else np.inf
+    def tt_loss(self, hot: np.ndarray, stop: np.ndarray, tt_rank: np.ndarray) -> np.ndarray:
+        """What the tensor trains cost in accuracy, in the unit of :attr:`Task.max_loss`."""
+        lost = np.zeros(len(hot))
+        if self.task.sensitivity is None:
+            in_dram, before_ssd = self.statistics.share(np.stack((hot, stop)))
+            whole = self.task.statistics.num_lookups
+            weight = self.statistics.num_lookups / whole if whole else 0.0
+            return np.where(stop > hot, weight * (before_ssd - in_dram), 0.0)
+        own = self.task.sensitivity.table(self.statistics.name)
+        for rank in np.unique(tt_rank[stop > hot]).tolist():
+            these = tt_rank == rank
+            lost[these] = own.loss("tt", rank, hot[these], stop[these])
+        return lost
 
     def ranks_at(self, shares: np.ndarray) -> np.ndarray:
         """RecShard's inverse access curve: the fewest rows that answer these shares of the look-ups counted."""
@@ -159,11 +211,6 @@ class _Table:
             memory=memory,
             scale=self.task.row_scale,
         )
-
-
-@cache
-def _balanced(rows: int, dim: int, tt_rank: int) -> TtShape:
-    return TtShape.balanced(rows, dim, tt_rank)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -231,7 +278,9 @@ def tt_only(task: Task) -> list[TableLayout]:
         for rank, chosen in best.items():
             table = tables[number]
             train = table.layout(0, table.rows, rank)
-            if train.dram_bytes < chosen[number].dram_bytes:
+            shape = train.bands[0].tt
+            assert shape is not None
+            if max(shape.ranks) == rank and train.dram_bytes < chosen[number].dram_bytes:
                 chosen[number] = train
             taken = sum(layout.dram_bytes for layout in chosen)
             if taken <= task.dram_bytes:
@@ -264,16 +313,11 @@ def recshard(task: Task) -> list[TableLayout]:
     SSD), both for rows at random; all tables' time is minimised under the bytes of DRAM and SSD. Two steps
     are ours: all rows ever seen, and the whole table, which needs no index.
     """
-    columns, costs, resources = [], [], []
+    columns = []
     for table in task.tables:
         cuts = np.unique(np.append(table.ranks_at(np.arange(_STEPS + 1) / _STEPS), table.rows))
-        share = table.statistics.share(cuts)
-        layouts = [table.layout(int(cut)) for cut in cuts]
-        columns.append(layouts)
-        costs.append(table.seconds((share, table.row_seconds), (1.0 - share, table.read_seconds)))
-        resources.append(np.array([(layout.dram_bytes, layout.ssd_bytes) for layout in layouts]))
-    chosen = _solve(task, costs, resources, [task.dram_bytes, task.ssd_bytes])
-    return [layouts[number] for layouts, number in zip(columns, chosen, strict=True)]
+        columns.append(np.stack((cuts, cuts, np.zeros_like(cuts)), axis=1))
+    return _least_seconds(task, columns, tensor_trains=False)
 
 
 def three_tier(task: Task) -> list[TableLayout]:
@@ -284,52 +328,70 @@ def three_tier(task: Task) -> list[TableLayout]:
     the share that tensor trains answer takes the time of rebuilding its rows, and what that costs in accuracy
     is limited for all tables together.
     """
-    columns, costs, resources = [], [], []
+    columns = []
     for table in task.tables:
-        cuts = np.unique(
-            np.concatenate(
-                (
-                    table.ranks_at(np.arange(_TIER_STEPS + 1) / _TIER_STEPS),
-                    np.arange(1, 11) * table.rows // 10,
-                )
-            )
-        )
-        pairs = [
+        shares = np.arange(_TIER_STEPS + 1) / _TIER_STEPS
+        cuts = np.unique(np.append(table.ranks_at(shares), np.arange(1, 11) * table.rows // 10))
+        tiers = [
             (hot, stop, rank)
             for hot, stop in combinations_with_replacement(cuts.tolist(), 2)
             for rank in (task.tt_ranks if stop > hot else (0,))
         ]
-        hot, stop, rank = np.array(pairs).T
-        shapes = [table.shape(*pair) if pair[1] > pair[0] else None for pair in pairs]
-        share_hot, share_stop = table.statistics.share(np.array((hot, stop)))
-        middle = share_stop - share_hot
-        own = np.stack(
-            (
-                table.seconds(
-                    (share_hot, table.row_seconds),
-                    (middle, np.array([table.tt_seconds(shape) if shape else 0.0 for shape in shapes])),
-                    (1.0 - share_stop, table.read_seconds),
-                ),
-                table.dram_bytes(hot, stop, shapes),
-                table.ssd_bytes(stop),
-                table.tt_loss(hot, stop, rank, middle),
-            ),
-            axis=1,
+        columns.append(table.with_full_rank(np.array(tiers)))
+    return _least_seconds(task, columns, tensor_trains=True)
+
+
+def _least_seconds(task: Task, columns: Sequence[np.ndarray], *, tensor_trains: bool) -> list[TableLayout]:
+    """A layout of each table from its columns int64 [n, 3] of (hot, stop, tt_rank): least time in all, within
+    the bytes of DRAM and SSD and what tensor trains may cost in accuracy."""
+    values, kept = [], []
+    for table, column in zip(task.tables, columns, strict=True):
+        layout = column.T
+        parts = [table.seconds(*layout), table.dram_bytes(*layout), table.ssd_bytes(layout[1])]
+        if tensor_trains:
+            parts.append(table.tt_loss(*layout))
+        own = np.stack(parts, axis=1).astype(np.float64)
+        front = pareto_front(own)
+        values.append(own[front])
+        kept.append(column[front])
+    limits = [float(task.dram_bytes), float(task.ssd_bytes)]
+    if tensor_trains:
+        limits.append(task.max_loss + _LOSS_ROUNDING if task.max_loss > 0 else 0.0)
+    try:
+        chosen = choose(
+            [own[:, 0] for own in values],
+            [own[:, 1:] for own in values],
+            np.array(limits),
+            time_limit=task.time_limit,
         )
-        kept = pareto_front(own)
-        columns.append([pairs[number] for number in kept])
-        costs.append(own[kept, 0])
-        resources.append(own[kept, 1:])
-    loss = task.max_loss + _LOSS_ROUNDING if task.max_loss > 0 else 0.0
-    chosen = _solve(task, costs, resources, [task.dram_bytes, task.ssd_bytes, loss])
+    except Infeasible as error:
+        raise DoesNotFit("no choice of cuts fits", _least_dram(task, values, limits)) from error
     return [
-        table.layout(*pairs[number])
-        for table, pairs, number in zip(task.tables, columns, chosen, strict=True)
+        table.layout(*rows[number].tolist())
+        for table, rows, number in zip(task.tables, kept, chosen.columns, strict=True)
     ]
 
 
-def _solve(
-    task: Task, costs: list[np.ndarray], resources: list[np.ndarray], limits: list[float]
-) -> tuple[int, ...]:
-    """The column of each table, of least cost within the limits, of which the first is DRAM."""
-    ...
+def _least_dram(task: Task, values: Sequence[np.ndarray], limits: Sequence[float]) -> int | None:
+    """The least DRAM of any choice within the other limits."""
+    try:
+        least = choose(
+            [own[:, 1] for own in values],
+            [own[:, 2:] for own in values],
+            np.array(limits[1:]),
+            gap=0.0,
+            time_limit=task.time_limit,
+        )
+    except Infeasible:
+        return None
+    return round(least.cost)
+
+
+PLANNERS: dict[Baseline, Callable[[Task], list[TableLayout]]] = {
+    "greedy-size": greedy_by_size,
+    "greedy-lookups": greedy_by_lookups,
+    "recshard": recshard,
+    "three-tier": three_tier,
+    "tt-only": tt_only,
+    "lru": all_on_ssd,
+}
