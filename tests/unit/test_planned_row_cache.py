@@ -19,7 +19,7 @@ STARTS = (100, 0, 5)
 
 def bands(starts: tuple[int, ...] = STARTS) -> list[ColdBand]:
     return [
-        ColdBand(table.curve, BATCH * table.mean_pooling, start, ROW_BYTES)
+        ColdBand(table.curve, BATCH * table.mean_pooling, start, table.num_embeddings, ROW_BYTES)
         for table, start in zip(TABLES, starts, strict=True)
     ]
 
@@ -91,7 +91,7 @@ def test_ends_of_the_range(policy: str) -> None:
 
 def test_rows_of_another_length_have_a_cache_of_their_own() -> None:
     own = bands()
-    other = ColdBand(own[0].curve, own[0].lookups, 100, 64)
+    other = ColdBand(own[0].curve, own[0].lookups, 100, own[0].stop, 64)
     total = sum(band.num_rows * band.row_bytes for band in (*own, other))
     part = sum(band.num_rows * band.row_bytes for band in own)
     both = missed_rows([*own, other], 40_000, "lru")

@@ -40,6 +40,7 @@ _STEPS = 100
 # Three tiers have two cuts a table: half the steps, and every tenth of the rows, for the last steps of access
 # hold most rows.
 _TIER_STEPS = 50
+_TT_OVER_DRAM = 1.01
 # Room for the rounding of a sum of losses; 0 stays exact.
 _LOSS_ROUNDING = 1e-9
 
@@ -122,7 +123,7 @@ class _Table:
         return self.task.batch_size * table.coverage * pooling
 
     def layout(self, hot: int, stop: int | None = None, tt_rank: int = 0) -> TableLayout:
-        """Ranks [0, hot) in DRAM, [hot, stop) as a tensor train, the others on SSD; without ``stop`` no train."""
+        """Ranks [0, hot) in DRAM, [hot, stop) as a tensor train (none by default), the others on SSD."""
         stop = hot if stop is None else stop
         bands = []
         if hot:
@@ -167,15 +168,17 @@ class _Table:
         return np.where(stop < self.rows, PageGeometry.of(self.row_bytes).file_bytes(self.rows), 0)
 
     def seconds(self, hot: np.ndarray, stop: np.ndarray, tt_rank: np.ndarray) -> np.ndarray:
-        """Per batch, each look-up at the time that one takes while all devices do the same: of a row in DRAM, of
-        a row rebuilt, of a random read."""
+        """Per batch, every look-up at the time that one takes on a busy host: of a row in DRAM, of a row
+        rebuilt, of a random read."""
         system, task = self.task.system, self.task
-        in_dram, before_ssd = self.statistics.share(np.stack((hot, stop)))
+        in_dram, before_ssd = self.statistics.smoothed_curve.share(np.stack((hot, stop)))
         row = 1e-9 * system.row_ns(task.row_format, self.dim, task.row_scale) / system.devices.count
         rebuilt = np.zeros(len(hot))
         for rank in np.unique(tt_rank[stop > hot]).tolist():
             shape = TtShape.balanced(self.rows, self.dim, rank)
-            rebuilt[tt_rank == rank] = 1e-9 * system.tt_ns(shape) / system.devices.count
+            # Never less than a row in DRAM takes: accuracy is not to be spent for nanoseconds.
+            ns = 1e-9 * system.tt_ns(shape) / system.devices.count
+            rebuilt[tt_rank == rank] = max(ns, _TT_OVER_DRAM * row)
         pages = PageGeometry.of(self.row_bytes).pages_per_row
         read = pages / system.pages_per_second(task.queue_depth) if system.ssd is not None else 0.0
         return self.lookups * (in_dram * row + (before_ssd - in_dram) * rebuilt + (1.0 - before_ssd) * read)
@@ -184,7 +187,7 @@ class _Table:
         """What the tensor trains cost in accuracy, in the unit of :attr:`Task.max_loss`."""
         lost = np.zeros(len(hot))
         if self.task.sensitivity is None:
-            in_dram, before_ssd = self.statistics.share(np.stack((hot, stop)))
+            in_dram, before_ssd = self.statistics.smoothed_curve.share(np.stack((hot, stop)))
             whole = self.task.statistics.num_lookups
             weight = self.statistics.num_lookups / whole if whole else 0.0
             return np.where(stop > hot, weight * (before_ssd - in_dram), 0.0)
@@ -195,7 +198,7 @@ class _Table:
         return lost
 
     def ranks_at(self, shares: np.ndarray) -> np.ndarray:
-        """RecShard's inverse access curve: the fewest rows that answer these shares of the look-ups counted."""
+        """RecShard's inverse access curve: the fewest rows that answer these shares of the counted look-ups."""
         curve = self.statistics.curve
         reached = curve.share(curve.boundaries)
         run = np.maximum(np.searchsorted(reached, shares, side="left"), 1)
@@ -306,12 +309,12 @@ def all_on_ssd(task: Task) -> list[TableLayout]:
 
 
 def recshard(task: Task) -> list[TableLayout]:
-    """Each table's hottest rows in DRAM, the others on SSD: RecShard's program (arXiv 2201.10095), for one host.
+    """Each table's hottest rows in DRAM, the others on SSD: RecShard's program (arXiv 2201.10095) for one host.
 
     One binary per table and step of the inverse access curve, 100 uniform steps; the time of a table is
     coverage x pooling x batch x bytes of a row x (share / bandwidth of DRAM + (1 - share) / bandwidth of the
-    SSD), both for rows at random; all tables' time is minimised under the bytes of DRAM and SSD. Two steps
-    are ours: all rows ever seen, and the whole table, which needs no index.
+    SSD), both for rows at random; all tables' time is minimised under the bytes of DRAM and SSD. Ours are
+    one more step, the whole table, which needs no index, and the estimated share of rows never counted.
     """
     columns = []
     for table in task.tables:
@@ -321,8 +324,8 @@ def recshard(task: Task) -> list[TableLayout]:
 
 
 def three_tier(task: Task) -> list[TableLayout]:
-    """Each table's hottest rows in DRAM, the next as a tensor train, the coldest on SSD, any of the three left
-    out: three-level sharding in the order that SCRec (arXiv 2504.00520) is taken to have.
+    """Each table's hottest rows in DRAM, the next as a tensor train, the coldest on SSD, any of them left out:
+    three-level sharding in the order that SCRec (arXiv 2504.00520) is taken to have.
 
     The paper's program is not public. This one is RecShard's with a second cut and a TT rank for each table:
     the share that tensor trains answer takes the time of rebuilding its rows, and what that costs in accuracy

@@ -13,6 +13,7 @@ from screc.planning.system import DensePrecision, SystemSpec
 from screc.storage.frozen import Frozen
 from screc.storage.layout import TableLayout
 from screc.storage.row_format import RowFormat, ScaleOf
+from screc.storage.row_store import CachePolicy
 from screc.storage.strategy import STRATEGIES
 
 Objective = Literal["throughput", "latency", "memory"]
@@ -219,6 +220,8 @@ class PlanOptions(Frozen):
     queue_depth: PositiveInt = 256
     row_cache_bytes: NonNegativeInt = 0
     """DRAM of the budget that is kept for the cache of rows on SSD."""
+    row_cache_policy: CachePolicy = "sketch"
+    """Which rows stay in it: those wanted most often lately, or (``lru``) those wanted last."""
     roles: Roles = "mixed"
     time_limit: float = Field(default=60.0, gt=0)
     mip_gap: float = Field(default=1e-3, ge=0, lt=1)

@@ -31,10 +31,11 @@ class InfeasibleBudget(ValueError):
     """No placement fits the budget.
 
     Attributes:
-        smallest_dram_bytes: the smallest DRAM budget that has a plan under the same options.
+        smallest_dram_bytes: the smallest DRAM budget that has a plan under the same options; None where none
+            has.
     """
 
-    def __init__(self, message: str, smallest_dram_bytes: int) -> None:
+    def __init__(self, message: str, smallest_dram_bytes: int | None) -> None:
         super().__init__(message)
         self.smallest_dram_bytes = smallest_dram_bytes
 

@@ -1,4 +1,4 @@
-"""How many rows are still read from SSD when a cache of rows stands before it.
+"""How many rows are still read from SSD when there is a cache of such rows in DRAM.
 
 Look-ups are taken as independent, as everywhere in the cost model, and the cache as warm.
 """
@@ -15,8 +15,8 @@ from screc.storage.row_store import CachePolicy
 
 # What the store keeps beside each row (native/store/lru_cache.h, sketch_cache.h).
 _BESIDE_BYTES: dict[CachePolicy, int] = {"lru": 22, "sketch": 16}
-# Halvings of the bracket of the cache's memory, in batches.
 _BISECTIONS = 60
+_MOST_BATCHES = 1e18
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,23 +26,24 @@ class ColdBand:
     Attributes:
         curve: the table's access curve.
         lookups: of the table, per batch.
-        start: first rank on SSD.
+        start, stop: the ranks on SSD.
         row_bytes: of an encoded row.
     """
 
     curve: AccessCurve
     lookups: float
     start: int
+    stop: int
     row_bytes: int
 
     @property
     def num_rows(self) -> int:
         """Rows on SSD."""
-        return self.curve.num_embeddings - self.start
+        return self.stop - self.start
 
     def wanted(self, batches: float = 1.0) -> float:
         """Expected number of different rows of the band that so many batches ask for."""
-        ranks = np.array([self.start, self.curve.num_embeddings])
+        ranks = np.array([self.start, self.stop])
         return float(np.diff(self.curve.distinct(batches * self.lookups, ranks))[0])
 
 
@@ -68,30 +69,41 @@ def missed_rows(bands: Sequence[ColdBand], cache_bytes: int, policy: CachePolicy
 def _missed_by_lru(bands: Sequence[ColdBand], entries: float) -> list[float]:
     """Che, Tung and Wang's approximation (IEEE JSAC 20(7), 2002), for batches in place of single requests.
 
-    The cache holds what the last so many batches asked for, as many as fill it; a batch misses the rows that it
-    adds to those. Of caches that hold less than a batch asks for it expects a little too much.
+    The cache holds what the last so many batches asked for, as many as fill it; a batch misses the rows that
+    it adds to those. Of caches that hold less than a batch asks for it expects a little too much.
     """
     if entries <= 0:
         return [band.wanted() for band in bands]
-    if entries >= sum(band.num_rows for band in bands):
+    batches = batches_held(bands, entries)
+    if batches == np.inf:
         return [0.0] * len(bands)
+    return [band.wanted(batches + 1) - band.wanted(batches) for band in bands]
+
+
+def batches_held(bands: Sequence[ColdBand], entries: float) -> float:
+    """How many batches it takes to ask for ``entries`` different rows: how far back a cache of so many rows in
+    least-recently-used order remembers. Infinite where there are not so many."""
+    if entries >= sum(band.num_rows for band in bands):
+        return np.inf
     low, high = 0.0, 1.0
-    while sum(band.wanted(high) for band in bands) < entries and high < 1e18:
+    while sum(band.wanted(high) for band in bands) < entries:
         low, high = high, 2 * high
+        if high > _MOST_BATCHES:
+            return np.inf
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if sum(band.wanted(middle) for band in bands) < entries:
             low = middle
         else:
             high = middle
-    return [band.wanted(high + 1) - band.wanted(high) for band in bands]
+    return high
 
 
 def _missed_by_best_set(bands: Sequence[ColdBand], entries: float) -> list[float]:
     """The cache holds the rows that are wanted most, as the sketch comes near to."""
     rates, counts, owner = [], [], []
     for number, band in enumerate(bands):
-        inside = np.maximum(band.curve.boundaries, band.start)
+        inside = np.clip(band.curve.boundaries, band.start, band.stop)
         rates.append(band.lookups * band.curve.probabilities)
         counts.append(np.diff(inside))
         owner.append(np.full(len(rates[-1]), number))
