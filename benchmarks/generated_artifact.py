@@ -81,7 +81,9 @@ class GeneratedModel:
             return
         for layout in plan.layouts:
             if any(band.scale != "row" or band.order != "id" for band in layout.bands):
-                raise ValueError(f"table {layout.table}: generated rows have scales of their own, by their ids")
+                raise ValueError(
+                    f"table {layout.table}: generated rows have scales of their own, by their ids"
+                )
         part = out.with_name(f"{out.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         (part / "pages").mkdir(parents=True)
@@ -97,9 +99,7 @@ class GeneratedModel:
                     pages = self.pages(table, band, placed.format, progress=progress)
                     name = pages_file(table, band)
                     os.link(pages.path, part / name)
-                    files.append(
-                        FileEntry(path=name, bytes=pages.path.stat().st_size, crc32c=pages.crc32c)
-                    )
+                    files.append(FileEntry(path=name, bytes=pages.path.stat().st_size, crc32c=pages.crc32c))
                     writer.errors[table, band] = pages.error
         manifest = Manifest(
             format=FORMAT,

@@ -95,9 +95,7 @@ def time_in_turn(
     return times
 
 
-def counted_per_sample(
-    before: dict[str, Any], after: dict[str, Any], samples: int
-) -> dict[str, float]:
+def counted_per_sample(before: dict[str, Any], after: dict[str, Any], samples: int) -> dict[str, float]:
     """What an engine counted for each of the samples between two answers to ``"stats"``."""
     return {f"{name}_per_sample": (after[name] - before[name]) / samples for name in _PER_SAMPLE}
 

@@ -28,5 +28,43 @@ class TestQuotientRemainderSum(MethodContract):
     options = {"composition": "sum"}  # noqa: RUF012
 
 
+class TestRobe(MethodContract):
+    name = "robe"
+    ratios = (10, 2, 100, 1000, 7000)
+
+
+class TestRobeOfSingleNumbers(MethodContract):
+    name = "robe"
+    ratios = (10,)
+    options = {"block": 1}  # noqa: RUF012
+
+
+class TestMEmCom(MethodContract):
+    name = "memcom"
+    ratios = (4, 2, 7)
+
+
+class TestMEmComWithBias(MethodContract):
+    name = "memcom"
+    ratios = (3,)
+    options = {"bias": True}  # noqa: RUF012
+
+
+class TestDeepHash(MethodContract):
+    name = "dhe"
+    ratios = (10, 2, 40)
+    options = {"num_hashes": 32}  # noqa: RUF012
+
+
+class TestProjection(MethodContract):
+    name = "jl"
+    ratios = (10, 2, 100, 900)
+
+
+class TestMixedDimension(MethodContract):
+    name = "mde"
+    ratios = (4, 2, 7)
+
+
 def test_every_method_is_held_to_the_contract() -> None:
     assert {cls.name for cls in MethodContract.__subclasses__()} == set(METHODS)

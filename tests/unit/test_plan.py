@@ -24,6 +24,7 @@ from screc.planning import (
     make_plan,
     plan_summary,
     plot_plan,
+    predict,
     reference_system,
 )
 from screc.planning.candidates import enumerate_candidates

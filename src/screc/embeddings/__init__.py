@@ -6,9 +6,14 @@ from screc.embeddings.collection import EmbeddingCollection
 from screc.embeddings.compositional import QuotientRemainder
 from screc.embeddings.compress import CompressedBag, compress, methods_of
 from screc.embeddings.contract import TableModule
+from screc.embeddings.deep_hash import DeepHash
 from screc.embeddings.full import FullTable
 from screc.embeddings.hash import EqualCapHash, HashRows
+from screc.embeddings.memcom import MEmCom
 from screc.embeddings.method import METHODS, Method, make_method, register
+from screc.embeddings.mixed_dimension import MixedDimension
+from screc.embeddings.projection import Projection
+from screc.embeddings.robe import Robe
 from screc.embeddings.tensor_train import TensorTrain
 
 __all__ = [
@@ -16,12 +21,17 @@ __all__ = [
     "BandedTable",
     "BudgetError",
     "CompressedBag",
+    "DeepHash",
     "EmbeddingCollection",
     "EqualCapHash",
     "FullTable",
     "HashRows",
+    "MEmCom",
     "Method",
+    "MixedDimension",
+    "Projection",
     "QuotientRemainder",
+    "Robe",
     "TableModule",
     "TensorTrain",
     "compress",

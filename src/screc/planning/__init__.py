@@ -1,5 +1,7 @@
 """Planning: a measured host, access statistics and a budget in; the memory of every row out."""
 
+from screc.planning.baseline_plan import make_baseline_plan
+from screc.planning.baselines import BASELINES
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.explain import plan_summary, plot_plan, system_summary
@@ -9,10 +11,11 @@ from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
-from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.system import SystemSpec
 
 __all__ = [
+    "BASELINES",
     "Additivity",
     "Assignment",
     "Budget",
@@ -21,6 +24,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlanOptions",
+    "Point",
     "Prediction",
     "Sensitivity",
     "SolverError",
@@ -30,6 +34,7 @@ __all__ = [
     "check_page_orders",
     "check_plan",
     "format_bytes",
+    "make_baseline_plan",
     "make_plan",
     "parse_bytes",
     "plan_summary",
