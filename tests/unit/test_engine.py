@@ -13,7 +13,7 @@ from row_formats import decode, encode
 
 from screc import _native
 from screc.data.batch import Batch
-from screc.serving.engine import Engine
+from screc.serving.engine import Engine, _planned_roles
 
 
 def random(rng: np.random.Generator, *shape: int) -> np.ndarray:

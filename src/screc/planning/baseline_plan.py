@@ -42,10 +42,10 @@ def make_baseline_plan(
     """Plan as the literature does, to compare :func:`screc.planning.make_plan` with.
 
     Args:
-        method: ``greedy-size``, ``greedy-lookups`` (whole tables to DRAM in that order), ``recshard`` (hot rows
-            in DRAM, the others on SSD, by RecShard's program), ``three-tier`` (hot rows in DRAM, a tensor train,
-            SSD), ``tt-only`` (the largest tables as tensor trains) or ``lru`` (all rows on SSD, the DRAM budget
-            as a cache in least-recently-used order); see :mod:`screc.planning.baselines`.
+        method: ``greedy-size``, ``greedy-lookups`` (whole tables to DRAM in that order), ``recshard`` (hot
+            rows in DRAM, the others on SSD, by RecShard's program), ``three-tier`` (hot rows in DRAM, a
+            tensor train, SSD), ``tt-only`` (the largest tables as tensor trains) or ``lru`` (all rows on SSD,
+            the DRAM budget as a cache in least-recently-used order); see :mod:`screc.planning.baselines`.
         statistics, dims, system: as ``make_plan`` takes them; one host whose cores share its memories.
         dram_bytes, dram_fraction: the DRAM budget, one of the two.
         row_format, row_scale: of all rows that are not in a tensor train.
@@ -79,6 +79,13 @@ def make_baseline_plan(
             f"method {method} plans for one host whose cores share all memories, the system's devices are "
             f"{system.devices.count} of kind {system.devices.kind}"
         )
+    for field, value in (("batch_size", batch_size), ("queue_depth", queue_depth)):
+        if value < 1:
+            raise ValueError(f"{field} must be at least 1, got {value}")
+    if dense_flops < 0:
+        raise ValueError(f"dense_flops must not be negative, got {dense_flops}")
+    if time_limit <= 0:
+        raise ValueError(f"time_limit must be positive, got {time_limit}")
     if not 0 <= max_tt_share <= 1:
         raise ValueError(f"max_tt_share must be between 0 and 1, got {max_tt_share}")
     if (sensitivity is None) != (max_loss is None):
@@ -168,7 +175,7 @@ def _refusal(method: Baseline, task: Task, error: DoesNotFit) -> InfeasibleBudge
             else "allow an SSD"
         )
     return InfeasibleBudget(
-        f"{method} has no plan for {task.dram_bytes} bytes of DRAM ({format_bytes(task.dram_bytes)}): {error}; "
-        + ", or ".join(ways),
+        f"{method} has no plan for {task.dram_bytes} bytes of DRAM ({format_bytes(task.dram_bytes)}): "
+        f"{error}; " + ", or ".join(ways),
         smallest,
     )

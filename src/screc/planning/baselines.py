@@ -198,7 +198,7 @@ class _Table:
         return lost
 
     def ranks_at(self, shares: np.ndarray) -> np.ndarray:
-        """RecShard's inverse access curve: the fewest rows that answer these shares of the counted look-ups."""
+        """RecShard's inverse access curve: the fewest rows that answer these shares of counted look-ups."""
         curve = self.statistics.curve
         reached = curve.share(curve.boundaries)
         run = np.maximum(np.searchsorted(reached, shares, side="left"), 1)
@@ -309,7 +309,7 @@ def all_on_ssd(task: Task) -> list[TableLayout]:
 
 
 def recshard(task: Task) -> list[TableLayout]:
-    """Each table's hottest rows in DRAM, the others on SSD: RecShard's program (arXiv 2201.10095) for one host.
+    """Each table's hottest rows in DRAM, the others on SSD: RecShard's program (arXiv 2201.10095), one host.
 
     One binary per table and step of the inverse access curve, 100 uniform steps; the time of a table is
     coverage x pooling x batch x bytes of a row x (share / bandwidth of DRAM + (1 - share) / bandwidth of the
@@ -324,8 +324,8 @@ def recshard(task: Task) -> list[TableLayout]:
 
 
 def three_tier(task: Task) -> list[TableLayout]:
-    """Each table's hottest rows in DRAM, the next as a tensor train, the coldest on SSD, any of them left out:
-    three-level sharding in the order that SCRec (arXiv 2504.00520) is taken to have.
+    """Each table's hottest rows in DRAM, the next as a tensor train, the coldest on SSD, any of them left
+    out: three-level sharding in the order that SCRec (arXiv 2504.00520) is taken to have.
 
     The paper's program is not public. This one is RecShard's with a second cut and a TT rank for each table:
     the share that tensor trains answer takes the time of rebuilding its rows, and what that costs in accuracy

@@ -81,8 +81,8 @@ def _missed_by_lru(bands: Sequence[ColdBand], entries: float) -> list[float]:
 
 
 def batches_held(bands: Sequence[ColdBand], entries: float) -> float:
-    """How many batches it takes to ask for ``entries`` different rows: how far back a cache of so many rows in
-    least-recently-used order remembers. Infinite where there are not so many."""
+    """How many batches it takes to ask for ``entries`` different rows: how far back a cache of so many rows
+    in least-recently-used order remembers. Infinite where there are not so many."""
     if entries >= sum(band.num_rows for band in bands):
         return np.inf
     low, high = 0.0, 1.0
