@@ -12,6 +12,7 @@ from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
+from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
 from screc.planning.system import SystemSpec
 
 __all__ = [
@@ -39,8 +40,10 @@ __all__ = [
     "parse_bytes",
     "plan_summary",
     "plot_plan",
+    "plot_sensitivity",
     "predict",
     "probe",
     "reference_system",
+    "sensitivity_summary",
     "system_summary",
 ]
