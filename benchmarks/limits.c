@@ -1,7 +1,10 @@
 /* The loops that limits.py times: built for the machine they run on (-march=native), called from one thread
    per core. */
+#define _GNU_SOURCE
 #include <immintrin.h>
+#include <sched.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Reads `bytes` (a multiple of 256) in sequence and returns a sum that depends on all of them. */
@@ -121,4 +124,25 @@ double peak_int8(long rounds) {
   (void)rounds;
   return 0.0;
 #endif
+}
+
+/* Does nothing on one core but read the clock, and writes down when it was away for longer than `shortest`
+   seconds: `begins` and `lengths`, seconds from the start, `most` at most. Returns how many there were. */
+long pauses(int core, double seconds, double shortest, double* begins, double* lengths, long most) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(core, &cores);
+  sched_setaffinity(0, sizeof cores, &cores);
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  const double start = (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+  double last = 0;
+  long count = 0;
+  while (last < seconds && count < most) {
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    const double now = (double)time.tv_sec + 1e-9 * (double)time.tv_nsec - start;
+    if (now - last > shortest) begins[count] = last, lengths[count++] = now - last;
+    last = now;
+  }
+  return count;
 }

@@ -97,7 +97,7 @@ def measure_limits(threads: int, row_bytes: tuple[int, ...], *, quick: bool = Fa
     memory = _native.empty(size)
     memory.fill(1)
     with tempfile.TemporaryDirectory() as folder:
-        library = _compile(Path(folder))
+        library = compile_loops(Path(folder))
         if library is None:
             return None
         measured = [(_read_rate(library, memory, threads), *_peaks(library, threads)) for _ in range(rounds)]
@@ -145,7 +145,8 @@ def cached_share(workload: Workload, skew: Skew, cache_rows: float) -> float:
     return float(((1 - (held_above(high) + 1) ** -power) / mass).mean())
 
 
-def _compile(folder: Path) -> ctypes.CDLL | None:
+def compile_loops(folder: Path) -> ctypes.CDLL | None:
+    """The functions of limits.c, built into ``folder``; None where there is no C compiler."""
     target, source = folder / "limits.so", Path(__file__).with_name("limits.c")
     command = ["cc", "-O3", "-march=native", "-shared", "-fPIC", "-o", str(target), str(source)]
     try:

@@ -300,13 +300,15 @@ void bind_row_store(nb::module_& module) {
       "reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows "
       "on "
       "SSD, 0\n"
-      "for none. An index is None (the last band, addressed by id),\n"
+      "for none; cache_policy: which rows stay in it, 'sketch' or 'lru'. An index is None (the last band, "
+      "addressed by id),\n"
       "('order', slots uint32) (the last band, its slots in another order), "
       "('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. "
       "Arrays\n"
       "are kept alive, not copied; they must not change. Calls may come from several threads.")
-      .def(nb::init<const std::string&, int, int, std::int64_t>(), nb::arg("io") = "auto",
-           nb::arg("queue_depth") = kDefaultQueueDepth, nb::arg("threads") = 0, nb::arg("cache_bytes") = 0)
+      .def(nb::init<const std::string&, int, int, std::int64_t, const std::string&>(), nb::arg("io") = "auto",
+           nb::arg("queue_depth") = kDefaultQueueDepth, nb::arg("threads") = 0, nb::arg("cache_bytes") = 0,
+           nb::arg("cache_policy") = "sketch")
       .def("add_table", &RowStore::add_table, nb::arg("num_embeddings"), nb::arg("embedding_dim"),
            nb::arg("mean") = false, nb::call_guard<nb::gil_scoped_release>(),
            "Adds a table and returns its number. mean: bags are averaged, not summed.")

@@ -30,6 +30,22 @@ class InProgress {
   std::atomic<int>& calls_;
 };
 
+// A place in the turnstile, unless there is none.
+class Place {
+ public:
+  explicit Place(Turnstile* turnstile) : turnstile_(turnstile) {
+    if (turnstile_ != nullptr) turnstile_->enter();
+  }
+  ~Place() {
+    if (turnstile_ != nullptr) turnstile_->leave();
+  }
+  Place(const Place&) = delete;
+  Place& operator=(const Place&) = delete;
+
+ private:
+  Turnstile* const turnstile_;
+};
+
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 DenseModelShape model_shape(const RowStore& store, int64_t num_dense, int64_t embedding_dim,
@@ -47,7 +63,8 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
     : store_(store),
       model_(model_shape(store, num_dense, embedding_dim, interaction), bottom, top, kernels()),
       rows_in_dram_(store.rows_in_dram()),
-      shares_(num_threads()) {
+      shares_(num_threads()),
+      alone_(num_threads()) {
   const int64_t sample_bytes =
       std::max<int64_t>(1, model_.feature_stride()) * static_cast<int64_t>(sizeof(float));
   segment_ = std::clamp(kSegmentBytes / sample_bytes / kBlock * kBlock, kBlock, kMaxSegment);
@@ -108,6 +125,7 @@ void Engine::predict(const float* dense, const LookupRequest& request, float* ou
 
 void Engine::predict_alone(const float* dense, const LookupRequest& request, float* out) {
   check_dense(dense, request.batch_size);
+  const Place place(rows_in_dram_ ? &alone_ : nullptr);
   Desk desk = take_desk();
   float* features = desk.features.as<float>();
   store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());

@@ -16,6 +16,7 @@
 #include "base/look_out.h"
 #include "base/shares.h"
 #include "base/thread_pool.h"
+#include "base/turnstile.h"
 #include "engine/dense_model.h"
 #include "store/row_store.h"
 
@@ -57,8 +58,9 @@ struct Prediction {
 //   its pool compute those that are ready.
 //
 // A small batch takes neither: it is looked up and computed by its caller, without any queue, and so is one
-// of a block at most while there are calls for half the threads, or were a moment ago. A prediction does not
-// depend on the batch it is part of.
+// of a block at most while there are calls for half the threads, or were a moment ago. Where all rows are in
+// DRAM, as many of them at a time as there are threads. A prediction does not depend on the batch it is part
+// of.
 class Engine {
  public:
   // The store must outlive the engine and gain no tables. interaction is "dot" or "cat".
@@ -169,6 +171,7 @@ class Engine {
   std::mutex turn_;                        // one submit or collect at a time
   alignas(64) std::atomic<int> calls_{0};  // of predict, in progress
   std::atomic<int> crowded_{0};            // calls to come that run alone whoever else is there
+  Turnstile alone_;                        // calls that run alone, where no look-up waits for a drive
 
   std::mutex desks_mutex_;
   std::vector<Desk> desks_;  // nobody works at them

@@ -54,7 +54,8 @@ void check_outer_pages(const Band& band) {
 
 }  // namespace
 
-RowStore::RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes)
+RowStore::RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes,
+                   const std::string& cache_policy)
     : io_((check_io(io, queue_depth), io)),
       queue_depth_(queue_depth),
       threads_(num_threads >= 0 ? num_threads
@@ -63,6 +64,7 @@ RowStore::RowStore(const std::string& io, int queue_depth, int num_threads, int6
       cache_bytes_(cache_bytes >= 0 ? cache_bytes
                                     : throw std::invalid_argument("cache_bytes: must not be negative, got " +
                                                                   text(cache_bytes))),
+      cache_policy_(parse_cache_policy(cache_policy)),
       contexts_(threads_) {
   stats_.io_backend = "none";
   stats_.direct_io = true;
@@ -249,7 +251,7 @@ void RowStore::make_cache() {
   std::vector<CachedBand> bands;
   for (const Band* band : ssd_.bands) bands.push_back({band->num_rows, band->geometry.row_bytes});
   ssd_.cache = RowCache();  // not both at once
-  ssd_.cache = RowCache(cache_bytes_, bands);
+  ssd_.cache = RowCache(cache_policy_, cache_bytes_, bands);
   std::lock_guard<std::mutex> lock(stats_mutex_);
   stats_.dram_bytes += ssd_.cache.bytes() - stats_.cache_bytes;
   stats_.cache_bytes = ssd_.cache.bytes();

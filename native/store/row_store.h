@@ -66,8 +66,10 @@ class Ticket {
 class RowStore {  // all methods are thread-safe
  public:
   // io and queue_depth as in make_page_reader, for each look-up in flight; num_threads 0 means one per core.
-  // cache_bytes: memory for a cache of rows of SSD bands (RowCache). Throws std::invalid_argument.
-  RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes);
+  // cache_bytes: memory for a cache of rows of SSD bands (RowCache), under cache_policy. Throws
+  // std::invalid_argument.
+  RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes,
+           const std::string& cache_policy);
 
   // Tables are built up first: add_table, then its bands in the order in which an id is looked up. The last
   // band has a slot for every id, which is the id itself (IdentityIndex) or given by an OrderIndex; the
@@ -157,6 +159,7 @@ class RowStore {  // all methods are thread-safe
   ThreadPool threads_;
 
   const int64_t cache_bytes_;
+  const CachePolicy cache_policy_;
   mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
   StrategyArrays strategy_arrays_;

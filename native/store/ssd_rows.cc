@@ -10,7 +10,7 @@ namespace {
 // Rows in fp32 must be aligned even after rows of other formats.
 std::int64_t padded(std::int64_t row_bytes) { return (row_bytes + 3) / 4 * 4; }
 
-// Rows whose set is fetched ahead of the one looked at.
+// Rows between the stages in which the cache's memory is asked for.
 constexpr std::size_t kAhead = 8;
 
 std::uint64_t band_of(std::uint64_t key) { return WantedRow::band_of(key); }
@@ -54,11 +54,15 @@ void SsdRows::place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, c
 }
 
 void SsdRows::take_held(SsdBands& ssd) {
+  const std::size_t num_rows = rows_.size();
   std::size_t left = 0;
   // The rows are copied before another call can make the cache replace them.
   std::lock_guard<std::mutex> lock(ssd.cache_mutex);
-  for (std::size_t i = 0; i < rows_.size(); ++i) {
-    if (i + kAhead < rows_.size()) ssd.cache.prefetch(band_of(rows_[i + kAhead].key), rows_[i + kAhead].key);
+  for (std::size_t i = 0; i < num_rows; ++i) {
+    for (int stage = 0; stage < CachedRows::kStages; ++stage) {
+      const std::size_t coming = i + kAhead * static_cast<std::size_t>(CachedRows::kStages - stage);
+      if (coming < num_rows) ssd.cache.prefetch(band_of(rows_[coming].key), rows_[coming].key, stage);
+    }
     const Row row = rows_[i];
     if (const std::byte* held = ssd.cache.access(band_of(row.key), row.key)) {
       hits_.push_back({held, row.target, ssd.bands[band_of(row.key)]->geometry.row_bytes});

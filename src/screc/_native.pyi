@@ -286,12 +286,12 @@ class RowStore:
 
     io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. queue_depth: page
     reads in flight of each look-up. threads: 0 means one per core. cache_bytes: DRAM for a cache of rows on SSD, 0
-    for none. An index is None (the last band, addressed by id),
+    for none; cache_policy: which rows stay in it, 'sketch' or 'lru'. An index is None (the last band, addressed by id),
     ('order', slots uint32) (the last band, its slots in another order), ('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. Arrays
     are kept alive, not copied; they must not change. Calls may come from several threads.
     """
 
-    def __init__(self, io: str = 'auto', queue_depth: int = 256, threads: int = 0, cache_bytes: int = 0) -> None: ...
+    def __init__(self, io: str = 'auto', queue_depth: int = 256, threads: int = 0, cache_bytes: int = 0, cache_policy: str = 'sketch') -> None: ...
 
     def add_table(self, num_embeddings: int, embedding_dim: int, mean: bool = False) -> int:
         """

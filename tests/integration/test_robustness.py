@@ -125,17 +125,21 @@ class Placed:
 
     layouts: tuple[TableLayout, ...]
     row_cache_bytes: int
+    row_cache_policy: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {"options": {"row_cache_bytes": self.row_cache_bytes}}
+        return {
+            "options": {"row_cache_bytes": self.row_cache_bytes, "row_cache_policy": self.row_cache_policy}
+        }
 
 
+@pytest.mark.parametrize("policy", ["sketch", "lru"])
 def test_the_engine_makes_the_row_cache_of_the_plan_and_answers_the_same(
-    served: Served, tmp_path: Path
+    served: Served, tmp_path: Path, policy: str
 ) -> None:
     checkpoint = served.path.parent / "checkpoint"
     layouts = tuple(table.layout for table in Checkpoint.open(checkpoint).tables)
-    pack(checkpoint, None, Placed(layouts, 60_000), tmp_path / "planned")
+    pack(checkpoint, None, Placed(layouts, 60_000, policy), tmp_path / "planned")
     whole = Engine.open(served.path, threads=1)
     assert whole.stats().cache_bytes == 0
     planned = Engine.open(tmp_path / "planned", threads=1)

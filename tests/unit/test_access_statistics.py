@@ -305,3 +305,15 @@ def test_picture_of_26_tables(tmp_path) -> None:
 def test_picture_of_one_table_never_looked_up(tmp_path) -> None:
     plot_statistics(AccessStatistics((table_of(1, {}),)), tmp_path / "curve.svg")
     assert "(1 never looked up)" in (tmp_path / "curve.svg").read_text()
+
+
+@pytest.mark.parametrize("seen", [0, 1, 7, 50])
+def test_ranks_of_ids_are_the_inverse_of_ids_in_ranks(seen: int) -> None:
+    random = np.random.default_rng(seen)
+    ids = random.permutation(50)[:seen]
+    table = TableStatistics.from_counts("t", 50, ids, random.integers(1, 5, seen), num_samples=200)
+    assert table.ranks_of(table.ids_in_ranks(0, 50)).tolist() == list(range(50))
+    some = random.integers(0, 50, 200)
+    assert (table.ids_in_ranks(0, 50)[table.ranks_of(some)] == some).all()
+    with pytest.raises(ValueError, match="row 50 is not one of its 50"):
+        table.ranks_of(np.array([3, 50]))

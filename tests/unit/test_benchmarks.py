@@ -16,6 +16,7 @@ from benchmarks import load
 from benchmarks.comparison import Arm, Standing, check, check_batches, oracle
 from benchmarks.limits import cached_share, line_bytes
 from benchmarks.ours import Form, build_engines
+from benchmarks.pauses import Pauses, allowed_latencies
 from benchmarks.peers import AbsentError
 from benchmarks.torch_arms import TorchArms
 from benchmarks.workload import SKEWS, RandomTables, Workload, dense_tensors
@@ -173,3 +174,23 @@ def test_load_of_an_engine(model):
     seen = load.open_loop(engine, batches, rate=1000, clients=2, seconds=0.05, seed=1)
     assert seen.arrivals.size == seen.latencies.size == 50
     assert seen.in_flight().min() >= 1
+
+
+def test_allowed_latencies_wait_out_the_pauses_and_queue_behind_them():
+    never = Pauses(100.0, np.zeros(0), np.zeros(0))
+    away = Pauses(10.0, np.array([2.0, 5.0]), np.array([1.0, 3.0]))
+    assert away.share() == pytest.approx(0.4)
+    assert away.share(longer_than=2.0) == pytest.approx(0.3)
+    # One core: begun before a pause, in it, behind another request, and in the next ten seconds' pause.
+    arrivals = np.array([1.5, 2.5, 4.5, 12.5])
+    latencies = allowed_latencies(arrivals, 1.0, [away])
+    np.testing.assert_allclose(latencies, [2.0, 2.0, 4.0, 1.5])
+    # A core beside it takes those that would wait.
+    np.testing.assert_allclose(allowed_latencies(arrivals, 1.0, [away, never]), [1.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(allowed_latencies(np.array([1.0, 1.0]), 1.0, [away, never]), [1.0, 1.0])
+
+
+def test_without_pauses_the_latencies_are_those_of_a_queue_with_two_servers():
+    never = Pauses(1.0, np.zeros(0), np.zeros(0))
+    arrivals = np.array([0.0, 0.1, 0.2, 0.3])
+    np.testing.assert_allclose(allowed_latencies(arrivals, 1.0, [never, never]), [1.0, 1.0, 1.8, 1.8])

@@ -12,7 +12,7 @@ from planning_samples import zipf_table
 
 from screc.planning.candidates import cut_points, enumerate_candidates, pareto_front
 from screc.planning.costs import TableCosts, dense_seconds
-from screc.planning.system import reference_system
+from screc.planning.presets import reference_system
 from screc.statistics import TableStatistics
 from screc.storage.layout import PageGeometry
 from screc.storage.row_format import RowFormat, ScaleOf, row_bytes
@@ -72,11 +72,8 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
     assert lookups == 256 * 3
     candidates = enumerate_candidates(model, tt_ranks=(4, 8), ssd=True, prune=False)
     cached = min(rows, int(1e4 // max(64, width)))
-    ns = np.where(
-        np.arange(rows) < cached,
-        system.gather_ns(width, cached=True),
-        system.gather_ns(width, cached=False),
-    )
+    near, far = (system.row_ns(row_format, dim, row_scale, where) / 2 for where in ("llc", "dram"))
+    ns = np.where(np.arange(rows) < cached, near, far)
     geometry = PageGeometry.of(width)
     groups = -(-rows // geometry.rows_per_page)
     for number in range(0, len(candidates), max(1, len(candidates) // 60)):
@@ -90,7 +87,7 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
         for b, band in enumerate(layout.bands):
             mass = p[band.start : band.stop].sum()
             if band.tt is not None:
-                time = max(system.tt_ns(band.tt), 1.01 * system.gather_ns(width, cached=False))
+                time = max(system.tt_ns(band.tt) / 2, 1.01 * far)
                 expected["tt_seconds"] += lookups * mass * time * 1e-9
                 tt_share, tt_bytes = mass, layout.band_bytes(b)
             elif band.memory == "dram":
@@ -99,11 +96,11 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
             else:
                 touched = (1 - np.exp(-lookups * p[band.start :])).sum()
                 pages = groups * (1 - np.exp(-touched / groups)) * geometry.pages_per_row
-                copying = lookups * mass * system.gather_ns(width, cached=True) * 1e-9
+                copying = lookups * mass * near * 1e-9
                 expected["ssd_seconds"] += pages / system.pages_per_second(model.queue_depth) + copying
             size = layout.index_bytes(b)
             if size:
-                hit, miss = (system.gather_ns(64, cached=kind) for kind in (True, False))
+                hit, miss = (system.row_ns("fp32", 16, "row", where) / 2 for where in ("llc", "dram"))
                 asks = np.where(np.arange(rows) < cached_rows(model), hit, miss if size > 1e4 else hit)
                 expected["index_seconds"] += lookups * (p * asks)[band.start :].sum() * 1e-9
         for name, value in expected.items():

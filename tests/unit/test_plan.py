@@ -49,7 +49,7 @@ def brute_force(statistics: AccessStatistics, dim: int, dram: float, share: floa
             embedding_dim=dim,
             system=SYSTEM,
             batch_size=options["batch_size"],
-            llc_bytes=SYSTEM.llc_bytes / len(statistics.tables),
+            llc_bytes=SYSTEM.shared.llc_bytes / len(statistics.tables),
         )
         costs = enumerate_candidates(model, tt_ranks=options["tt_ranks"], ssd=True, prune=False).costs
         columns.append((costs.seconds, costs.dram_bytes, costs.tt_share * table.num_lookups / total))
@@ -188,7 +188,7 @@ def test_a_system_without_ssd_or_room_on_it() -> None:
     with pytest.raises(InfeasibleBudget, match="plan for a system with an SSD"):
         make_plan(SMALL, 16, reference_system(ssd=False), dram_bytes=1000)
     data = SYSTEM.to_dict()
-    data["ssd"]["capacity_bytes"] = 4096
+    data["shared"]["ssd_bytes"] = 4096
     with pytest.raises(InfeasibleBudget, match=r"free space on the SSD, which has 4\.1 KB"):
         make_plan(SMALL, 16, type(SYSTEM).from_dict(data), dram_bytes=1000)
 

@@ -1,4 +1,4 @@
-"""The row cache against a model of its policy in Python, and its hit rates against the best fixed set."""
+"""The row cache under "sketch" against a model of it in Python, and hit rates against the best fixed set."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from screc import _native
 
 WAYS, CANDIDATES, SET_BYTES, AGE_ACCESSES = 8, 10, 128, 32
 MASK = (1 << 64) - 1
+POLICIES = pytest.mark.parametrize("policy", ["sketch", "lru"])
 
 
 def hash_id(number: int) -> int:
@@ -37,7 +38,7 @@ class ModelSet:
 
 
 class Model:
-    """What row_cache.h says, for bands of one row length."""
+    """What sketch_cache.h says, for bands of one row length."""
 
     def __init__(self, num_sets: int) -> None:
         self.sets = [ModelSet() for _ in range(num_sets)]
@@ -100,10 +101,10 @@ class Model:
 
 
 def ssd_store(
-    directory: Path, tables: list[np.ndarray], *, cache_bytes: int, threads: int = 1
+    directory: Path, tables: list[np.ndarray], *, cache_bytes: int, policy: str = "sketch", threads: int = 1
 ) -> _native.RowStore:
     """A store of whole tables on SSD."""
-    store = _native.RowStore(threads=threads, cache_bytes=cache_bytes)
+    store = _native.RowStore(threads=threads, cache_bytes=cache_bytes, cache_policy=policy)
     for number, rows in enumerate(tables):
         store.add_table(len(rows), rows.shape[1])
         store.add_ssd_band(number, write_pages(directory / f"{number}.pages", rows, number, 0), 0)
@@ -205,14 +206,15 @@ def test_old_fame_fades(tmp_path: Path) -> None:
     assert store.stats().cache_hits == before + WAYS
 
 
-def test_rows_of_several_lengths_share_the_bytes(tmp_path: Path) -> None:
+@POLICIES
+def test_rows_of_several_lengths_share_the_bytes(tmp_path: Path, policy: str) -> None:
     tables = [
         random_rows(4000, 16),
         random_rows(1000, 64),
         random_rows(40, 2250),
     ]  # the last takes three pages
     given_bytes = 300_000
-    store = ssd_store(tmp_path, tables, cache_bytes=given_bytes)
+    store = ssd_store(tmp_path, tables, cache_bytes=given_bytes, policy=policy)
     held = store.stats().cache_bytes
     assert given_bytes * 0.8 < held <= given_bytes
     assert store.stats().dram_bytes == held
@@ -227,14 +229,15 @@ def test_rows_of_several_lengths_share_the_bytes(tmp_path: Path) -> None:
     assert stats.cache_hits + stats.cache_misses <= stats.ssd_rows
 
 
+@POLICIES
 @pytest.mark.parametrize("dim", [1, 13, 16])
 @pytest.mark.parametrize("fmt", ["fp16", "int8", "int4"])
-def test_encoded_rows_are_cached_as_they_are(tmp_path: Path, fmt: str, dim: int) -> None:
+def test_encoded_rows_are_cached_as_they_are(tmp_path: Path, fmt: str, dim: int, policy: str) -> None:
     rows = random_rows(900, dim)
     raw = encode(rows, fmt)
     want = decode(raw, fmt, dim)
     own = np.arange(0, 900, 5)
-    store = _native.RowStore(threads=2, cache_bytes=6000)
+    store = _native.RowStore(threads=2, cache_bytes=6000, cache_policy=policy)
     for table in range(2):  # all on SSD, and with float32 rows in DRAM beside them
         store.add_table(900, dim)
         if table == 1:
@@ -285,10 +288,11 @@ def test_only_rows_on_ssd_are_cached(tmp_path: Path) -> None:
     assert hits > 0
 
 
-def test_without_a_cache_every_row_is_missed(tmp_path: Path) -> None:
+@POLICIES
+def test_without_a_cache_every_row_is_missed(tmp_path: Path, policy: str) -> None:
     rows = random_rows(100, 4)
-    for cache_bytes in (0, 100):  # 100 bytes hold no set
-        store = ssd_store(tmp_path, [rows], cache_bytes=cache_bytes)
+    for cache_bytes in (0, 40):  # 40 bytes hold no row
+        store = ssd_store(tmp_path, [rows], cache_bytes=cache_bytes, policy=policy)
         for _ in range(2):
             gather(store, 0, np.array([1, 1, 2]), 4)
         assert counted(store) == (0, 4, 0)
@@ -296,6 +300,8 @@ def test_without_a_cache_every_row_is_missed(tmp_path: Path) -> None:
         assert store.stats().ssd_rows == 6
     with pytest.raises(ValueError, match="cache_bytes: must not be negative, got -1"):
         _native.RowStore(cache_bytes=-1)
+    with pytest.raises(ValueError, match="cache_policy: expected 'sketch' or 'lru', got 'fifo'"):
+        _native.RowStore(cache_policy="fifo")
 
 
 def test_a_small_table_needs_no_more_than_its_rows(tmp_path: Path) -> None:
@@ -307,9 +313,10 @@ def test_a_small_table_needs_no_more_than_its_rows(tmp_path: Path) -> None:
     assert counted(store)[0] > 55
 
 
-def test_a_row_of_a_damaged_page_is_never_cached(tmp_path: Path) -> None:
+@POLICIES
+def test_a_row_of_a_damaged_page_is_never_cached(tmp_path: Path, policy: str) -> None:
     rows = random_rows(2000, 16)  # 63 a page
-    store = ssd_store(tmp_path, [rows], cache_bytes=1 << 20)
+    store = ssd_store(tmp_path, [rows], cache_bytes=1 << 20, policy=policy)
     path = tmp_path / "0.pages"
     good = path.read_bytes()
     with path.open("r+b") as file:

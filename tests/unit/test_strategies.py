@@ -232,9 +232,7 @@ def test_costs_and_the_choice() -> None:
 
 def test_the_best_strategy_of_a_system(tmp_path) -> None:
     def rate(strategy: str, rows: int, dim: int, pooling: int, ns: float) -> StrategyRate:
-        return StrategyRate(
-            strategy=strategy, rows=rows, embedding_dim=dim, pooling=pooling, ns_per_lookup=ns
-        )
+        return StrategyRate(strategy=strategy, rows=rows, embedding_dim=dim, pooling=pooling, ns=ns)
 
     rates = (
         rate("gather", 4, 16, 1, 1.0),

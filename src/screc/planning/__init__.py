@@ -5,15 +5,21 @@ from screc.planning.explain import plan_summary, plot_plan, system_summary
 from screc.planning.mip import SolverError
 from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
+from screc.planning.presets import reference_system
 from screc.planning.probe import probe
-from screc.planning.system import SystemSpec, reference_system
+from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning.system import SystemSpec
 
 __all__ = [
+    "Additivity",
+    "Effect",
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "Sensitivity",
     "SolverError",
     "SystemSpec",
+    "TableSensitivity",
     "check_page_orders",
     "check_plan",
     "format_bytes",

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from screc.planning.system import SystemSpec
+from screc.planning.system import SystemSpec, Where
 from screc.statistics.access import TableStatistics
 from screc.storage.layout import (
     PAGE_BYTES,
@@ -171,7 +171,9 @@ class TableCosts:
         return self.statistics.smoothed_curve.share(ranks)
 
     def _row_ns(self, *, cached: bool) -> float:
-        return self.system.gather_ns(self._row_bytes, cached=cached)
+        where: Where = "llc" if cached else "dram"
+        device_ns = self.system.row_ns(self.row_format, self.embedding_dim, self.row_scale, where)
+        return device_ns / self.system.devices.count
 
     def _dram_seconds(self, hot: np.ndarray) -> np.ndarray:
         cached = self._share(np.minimum(hot, self._cached_rows))
@@ -182,8 +184,10 @@ class TableCosts:
 
     def _probe_seconds(self, start: np.ndarray, size: np.ndarray) -> np.ndarray:
         """Seconds to ask an index of ``size`` bytes (0 = none) for every look-up of a rank >= start."""
-        all_ns = self.system.gather_ns(_LINE_BYTES, cached=True)
-        miss_ns = np.where(size > self.llc_bytes, self.system.gather_ns(_LINE_BYTES, cached=False), all_ns)
+        count = self.system.devices.count
+        all_ns = self.system.row_ns("fp32", _LINE_BYTES // 4, "row", "llc") / count
+        line_ns = self.system.row_ns("fp32", _LINE_BYTES // 4, "row", "dram") / count
+        miss_ns = np.where(size > self.llc_bytes, line_ns, all_ns)
         beyond = self._share(np.maximum(start, self._cached_rows))
         hits, misses = beyond - self._share(start), 1.0 - beyond
         return np.where(size > 0, self.lookups * 1e-9 * (hits * all_ns + misses * miss_ns), 0.0)
@@ -217,17 +221,15 @@ class TableCosts:
                 num_bytes[i] = 4 * shape.num_parameters
                 flops = shape.flops_per_row
                 if flops not in times:
-                    times[flops] = max(self.system.tt_ns(shape), floor)
+                    times[flops] = max(self.system.tt_ns(shape) / self.system.devices.count, floor)
                 ns[i] = times[flops]
         place = place.reshape(-1)
         return num_bytes[place], ns[place]
 
 
 def dense_seconds(system: SystemSpec, batch_size: int, flops_per_sample: int) -> float:
-    """Seconds per batch of the MLPs: their flops at the measured GEMM rate; the same for every plan."""
-    if flops_per_sample == 0:
-        return 0.0
-    return batch_size * flops_per_sample / system.gemm_flops(batch_size)
+    """Seconds per batch of the dense part, shared by all devices; the same for every plan."""
+    return 1e-9 * system.dense_ns(batch_size, flops_per_sample) / system.devices.count
 
 
 assert PAGE_BYTES == 4096  # the system spec's read rates are of 4 KiB pages

@@ -30,26 +30,31 @@ def system_summary(system: SystemSpec, console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    title = f"{system.cores} cores, {system.isa}"
+    devices = system.devices
+    title = f"{system.machine}: {devices.count} {devices.kind}s, {system.isa}"
     view = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("what", "at", "rate", "spread"):
+    for heading in ("what", "at", "device-ns", "all devices", "spread"):
         view.add_column(heading, justify="left" if heading == "what" else "right")
-    for row in system.dram.gather:
-        rate = f"{1e3 / row.random_ns:,.1f} M rows/s"
-        view.add_row("row gather, DRAM", f"{row.row_bytes} B", rate, f"{row.spread:.0%}")
+
+    def add(what: str, at: str, ns: float, spread: float | None) -> None:
+        rate = f"{1e3 * devices.count / ns:,.1f} M/s"
+        view.add_row(what, at, f"{ns:,.1f}", rate, "" if spread is None else f"{spread:.0%}")
+
+    for row in system.rows:
+        if row.busy == devices.count:
+            add(f"look-up in {row.where}", f"{row.row_format} x {row.embedding_dim}", row.ns, row.spread)
     for tt in system.tt:
-        at = f"TT rank {tt.tt_rank}, dim {tt.embedding_dim}"
-        view.add_row("TT rebuild", at, f"{1e3 / tt.ns_per_row:,.1f} M rows/s", f"{tt.spread:.0%}")
-    for gemm in system.gemm:
-        view.add_row(
-            "dense layer", f"B = {gemm.samples}", f"{gemm.gflops:,.0f} GFLOP/s", f"{gemm.spread:.0%}"
-        )
+        add("TT rebuild", f"TT rank {tt.tt_rank}, dim {tt.embedding_dim}", tt.ns, tt.spread)
+    for dense in system.dense:
+        add(f"dense part, {dense.precision}", f"{dense.samples} samples each", dense.ns, dense.spread)
     for look in system.strategies:
         at = f"{look.rows} x {look.embedding_dim}, {look.pooling} to a bag"
-        view.add_row(f"small table, {look.strategy}", at, f"{look.ns_per_lookup:.2f} ns/look-up", "")
+        add(f"small table, {look.strategy}", at, look.ns, None)
     for read in system.ssd.reads if system.ssd else ():
         rate = f"{read.pages_per_second:,.0f} pages/s"
-        view.add_row(f"SSD, {system.ssd.backend}", f"depth {read.queue_depth}", rate, f"{read.spread:.0%}")
+        view.add_row(
+            f"SSD, {system.ssd.backend}", f"depth {read.queue_depth}", "", rate, f"{read.spread:.0%}"
+        )
     console.print(view)
 
 

@@ -107,7 +107,7 @@ def make_plan(
     sizes = _dims(names, dims)
     budget = Budget(
         dram_bytes=_dram_budget(statistics, sizes, dram_bytes, dram_fraction),
-        ssd_bytes=system.ssd.capacity_bytes if ssd and system.ssd is not None else 0,
+        ssd_bytes=system.num_bytes("ssd") if ssd and system.ssd is not None else 0,
         max_tt_share=_checked_share(max_tt_share),
     )
     if tt and (not tt_ranks or min(tt_ranks) < 1):
@@ -224,7 +224,7 @@ class _Problem:
                 embedding_dim=dim,
                 system=system,
                 batch_size=options.batch_size,
-                llc_bytes=system.llc_bytes / len(statistics.tables),
+                llc_bytes=system.shared.llc_bytes / len(statistics.tables),
                 queue_depth=options.queue_depth,
                 row_format=options.row_format,
                 row_scale=options.row_scale,

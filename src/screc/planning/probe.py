@@ -18,10 +18,11 @@ import numpy as np
 
 from screc import _native
 from screc.planning.system import (
-    DramSpec,
-    GatherRate,
-    GemmRate,
+    Capacities,
+    DenseRate,
+    DeviceSpec,
     ReadRate,
+    RowRate,
     SsdSpec,
     StrategyRate,
     SystemSpec,
@@ -82,17 +83,23 @@ def probe(
         raise NotADirectoryError(f"{directory} is not a directory; probe one on the SSD that will be used")
     measuring = _Probe(seconds, threads, ssd, progress)
     # The SSD first: what fails most often fails before the time is spent.
-    ssd_spec = measuring.ssd(directory) if ssd else None
+    free, ssd_spec = measuring.ssd(directory) if ssd else (0, None)
+    rows, bandwidth = measuring.dram()
     return SystemSpec(
         source="probe",
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        cores=len(os.sched_getaffinity(0)),
-        threads=measuring.pool.num_threads,
+        machine=_machine(),
         isa=_native.isa(),
-        llc_bytes=llc_bytes(),
-        dram=measuring.dram(),
+        devices=DeviceSpec(
+            kind="core",
+            count=measuring.pool.num_threads,
+            private=Capacities(llc_bytes=cache_bytes(2)),
+        ),
+        shared=Capacities(llc_bytes=llc_bytes(), dram_bytes=_total_bytes(), ssd_bytes=free),
+        dram_bytes_per_second=bandwidth,
+        rows=rows,
         ssd=ssd_spec,
-        gemm=measuring.gemm(),
+        dense=measuring.gemm(),
         tt=measuring.tt(),
         strategies=measuring.strategies(),
     )
@@ -101,6 +108,7 @@ def probe(
 class _Probe:
     def __init__(self, seconds: float, threads: int, ssd: bool, progress: Progress | None) -> None:
         self.pool = _native.ThreadPool(threads)
+        self._devices = self.pool.num_threads
         self._random = np.random.default_rng(0)
         self._progress = progress
         self._done = 0
@@ -130,7 +138,7 @@ class _Probe:
         quarter, median, three = np.quantile(times, (0.25, 0.5, 0.75))
         return float(median), float((three - quarter) / median)
 
-    def dram(self) -> DramSpec:
+    def dram(self) -> tuple[tuple[RowRate, ...], float]:
         """Row gathers of all sizes from a table much larger than the cache, and from one inside it."""
         # Hypervisors may understate the cache, hence at least 1 GiB.
         size = min(max(8 * llc_bytes(), 2**30), 2**31, _available_bytes() // 4)
@@ -141,8 +149,7 @@ class _Probe:
         for row_bytes in _ROW_BYTES:
             count = min(16384, 2**21 // row_bytes)
             out = np.empty((count, row_bytes // 4), dtype=np.float32)
-            medians, spread = [], 0.0
-            for place, num_bytes in (("cache", near), ("DRAM", memory.size)):
+            for place, num_bytes in (("llc", near), ("dram", memory.size)):
                 rows = memory[:num_bytes].view(np.float32).reshape(-1, row_bytes // 4)
                 # Fresh ids in every round, or the rows of the first round wait in the cache for the next.
                 sets = iter(_endless_ids(self._random, len(rows), count))
@@ -152,10 +159,16 @@ class _Probe:
                         rows, next(sets), out, self.pool
                     ),
                 )
-                medians.append(1e9 * median / count)
-            gather.append(
-                GatherRate(row_bytes=row_bytes, cached_ns=medians[0], random_ns=medians[1], spread=spread)
-            )
+                gather.append(
+                    RowRate(
+                        where=place,
+                        row_format="fp32",
+                        embedding_dim=row_bytes // 4,
+                        ns=self._devices * 1e9 * median / count,
+                        spread=spread,
+                        busy=self._devices,
+                    )
+                )
         rows = memory.view(np.float32).reshape(-1, 256)
         count = min(len(rows), 65536)
         out = np.empty((2048, 256), dtype=np.float32)
@@ -168,27 +181,29 @@ class _Probe:
                 _native.gather_rows(rows, begin + steps, out, self.pool)
 
         median, _ = self._measure("rows in sequence", stream)
-        return DramSpec(
-            num_bytes=_total_bytes(),
-            sequential_bytes_per_second=count // 2048 * 2048 * 1024 / median,
-            gather=tuple(gather),
-        )
+        return tuple(gather), count // 2048 * 2048 * 1024 / median
 
-    def gemm(self) -> tuple[GemmRate, ...]:
+    def gemm(self) -> tuple[DenseRate, ...]:
         """One dense layer at growing numbers of samples."""
         width, inputs = _GEMM_SHAPE
         weight = self._random.standard_normal((width, inputs), dtype=np.float32)
         layer = _native.Linear(weight, np.zeros(width, dtype=np.float32))
         rates = []
         for samples in _GEMM_SAMPLES:
-            x = self._random.standard_normal((samples, inputs), dtype=np.float32)
-            out = np.empty((samples, width), dtype=np.float32)
+            x = self._random.standard_normal((samples * self._devices, inputs), dtype=np.float32)
+            out = np.empty((samples * self._devices, width), dtype=np.float32)
             median, spread = self._measure(
                 f"a dense layer on {samples} samples",
                 lambda x=x, out=out: layer.forward(x, out, relu=True, pool=self.pool),
             )
             rates.append(
-                GemmRate(samples=samples, gflops=2e-9 * samples * inputs * width / median, spread=spread)
+                DenseRate(
+                    precision="fp32",
+                    samples=samples,
+                    flops=2 * inputs * width,
+                    ns=self._devices * 1e9 * median / (samples * self._devices),
+                    spread=spread,
+                )
             )
         return tuple(rates)
 
@@ -217,7 +232,7 @@ class _Probe:
                         tt_rank=tt_rank,
                         embedding_dim=dim,
                         flops_per_row=shape.flops_per_row,
-                        ns_per_row=1e9 * median / count,
+                        ns=self._devices * 1e9 * median / count,
                         spread=spread,
                     )
                 )
@@ -238,14 +253,14 @@ class _Probe:
                     rows=num_rows,
                     embedding_dim=dim,
                     pooling=pooling,
-                    ns_per_lookup=ns,
+                    ns=self._devices * ns,
                 )
                 for strategy, ns in costs.items()
             ]
         return tuple(rates)
 
-    def ssd(self, directory: Path) -> SsdSpec:
-        """Random page reads of a temporary file at growing queue depths."""
+    def ssd(self, directory: Path) -> tuple[int, SsdSpec]:
+        """Free bytes, and random page reads of a temporary file at growing queue depths."""
         free = shutil.disk_usage(directory).free
         with _test_file(directory, free, self._random) as path:
             rates, backend = [], ""
@@ -275,7 +290,7 @@ class _Probe:
                         spread=spread,
                     )
                 )
-        return SsdSpec(capacity_bytes=free, backend=backend, reads=tuple(rates))
+        return free, SsdSpec(backend=backend, reads=tuple(rates))
 
 
 def _timed(run: Callable[[], object], rounds: int) -> list[float]:
@@ -330,6 +345,16 @@ def _endless_ids(random: np.random.Generator, rows: int, count: int) -> Iterator
 
 def llc_bytes() -> int:
     """Bytes of this host's last-level cache; 32 MiB where the system does not tell."""
+    sizes = _cache_sizes()
+    return sizes[max(sizes)] if sizes else 2**25
+
+
+def cache_bytes(level: int) -> int:
+    """Bytes of a core's cache of this level; 1 MiB where the system does not tell."""
+    return _cache_sizes().get(level, 2**20)
+
+
+def _cache_sizes() -> dict[int, int]:
     sizes = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
@@ -339,7 +364,20 @@ def llc_bytes() -> int:
             sizes[level] = int(text.rstrip("KMG")) * scale
         except (OSError, ValueError):
             continue
-    return sizes[max(sizes)] if sizes else 2**25
+    return sizes
+
+
+def _machine() -> str:
+    """The processor's name and its cores that this process may use."""
+    name = "processor of unknown name"
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _total_bytes() -> int:

@@ -1,39 +1,98 @@
-"""What a host can do, measured: the rates that predictions are made from."""
+"""What a machine can do: its devices, its memories, and the rates that predictions are made from.
+
+A machine is a number of identical devices (cores, SmartSSDs, GPUs) with memories of their own and shared
+ones. Rates are *device-nanoseconds*: how long one device is busy with a piece of work while all the others do
+the same. Work that is spread evenly over the devices takes device-nanoseconds / devices on the clock.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from screc.planning.documents import Document
 from screc.storage.frozen import Frozen
-from screc.storage.layout import TtShape
+from screc.storage.layout import IndexKind, TtShape
+from screc.storage.row_format import RowFormat, ScaleOf
 from screc.storage.strategy import MAX_TIMED_BYTES, STRATEGIES, fastest_strategy
 
+#: Where a device finds a row: in fast memory of its own (a core's second-level cache, an FPGA's on-chip
+#: memory, a GPU's HBM), in the cache that all share, or in DRAM.
+Where = Literal["private", "llc", "dram"]
+#: What dense layers multiply in.
+DensePrecision = Literal["fp32", "bf16", "int8"]
+DeviceKind = Literal["core", "smartssd", "gpu"]
 
-class GatherRate(Frozen):
-    """Time to fetch one row of a table in DRAM, all threads together (wall-clock ns per row)."""
-
-    row_bytes: PositiveInt
-    random_ns: PositiveFloat
-    """Rows all over a table much larger than the last-level cache."""
-    cached_ns: PositiveFloat
-    """Rows of a table that stays in the cache."""
-    spread: float = Field(default=0.0, ge=0)
-    """Interquartile range / median over the rounds of the random measurement."""
+_PLACES: tuple[Where, ...] = get_args(Where)
 
 
-class DramSpec(Frozen):
-    """DRAM of the host."""
+class Capacities(Frozen):
+    """Bytes of memory, 0 where there is none."""
 
-    num_bytes: PositiveInt
-    sequential_bytes_per_second: PositiveFloat
-    gather: tuple[GatherRate, ...] = Field(min_length=1)
+    llc_bytes: NonNegativeInt = 0
+    dram_bytes: NonNegativeInt = 0
+    ssd_bytes: NonNegativeInt = 0
+
+
+class DeviceSpec(Frozen):
+    """The devices of a machine, all alike."""
+
+    kind: DeviceKind
+    count: PositiveInt
+    fixed_role: bool = False
+    """Whether a device's role, memory or compute, is fixed when it is configured (the bitstream of an FPGA).
+    Else a device may do both in turn."""
+    private: Capacities = Capacities()
+    """Memories of each device; its ``llc_bytes`` are the fast memory that ``where="private"`` means."""
+
+
+class RowRate(Frozen):
+    """Device-ns of one look-up: a row of a format is fetched and added to its bag."""
+
+    where: Where
+    row_format: RowFormat
+    scale: ScaleOf = "row"
+    embedding_dim: PositiveInt
+    ns: PositiveFloat
+    spread: NonNegativeFloat = 0.0
+    """Interquartile range / median of the rounds, here and in the other rates."""
+    busy: PositiveInt
+    """Devices that did the same at once."""
+
+
+class IndexRate(Frozen):
+    """Device-ns to ask an index that stands in a memory whether it holds an id."""
+
+    kind: IndexKind
+    where: Where
+    ns: PositiveFloat
+    spread: NonNegativeFloat = 0.0
+
+
+class TtRate(Frozen):
+    """Device-ns to rebuild one row from tensor-train cores and add it to its bag."""
+
+    tt_rank: PositiveInt
+    embedding_dim: PositiveInt
+    flops_per_row: PositiveInt
+    ns: PositiveFloat
+    spread: NonNegativeFloat = 0.0
+
+
+class DenseRate(Frozen):
+    """Device-ns of the dense part of a DLRM (MLPs and interaction) for one sample."""
+
+    precision: DensePrecision
+    samples: PositiveInt
+    """Samples that each device had at once."""
+    flops: PositiveInt
+    """Float operations of the sample."""
+    ns: PositiveFloat
+    spread: NonNegativeFloat = 0.0
 
 
 class ReadRate(Frozen):
@@ -43,95 +102,137 @@ class ReadRate(Frozen):
     pages_per_second: PositiveFloat
     latency_seconds: PositiveFloat
     """Mean time of one read at this depth: depth / pages_per_second."""
-    spread: float = Field(default=0.0, ge=0)
+    spread: NonNegativeFloat = 0.0
 
 
 class SsdSpec(Frozen):
-    """The SSD behind the directory that was probed."""
+    """The SSD that is shared, or that of each device where it has its own."""
 
-    capacity_bytes: int = Field(ge=0)
-    """Free bytes at the time of the probe."""
     backend: str
     reads: tuple[ReadRate, ...] = Field(min_length=1)
-
-
-class GemmRate(Frozen):
-    """Rate of a fully connected layer on a batch of ``samples`` rows, float32."""
-
-    samples: PositiveInt
-    gflops: PositiveFloat
-    spread: float = Field(default=0.0, ge=0)
-
-
-class TtRate(Frozen):
-    """Time to rebuild one row from tensor-train cores, all threads together (wall-clock ns per row)."""
-
-    tt_rank: PositiveInt
-    embedding_dim: PositiveInt
-    flops_per_row: PositiveInt
-    ns_per_row: PositiveFloat
-    spread: float = Field(default=0.0, ge=0)
+    page_ns: NonNegativeFloat = 0.0
+    """Device-ns that a page costs besides the drive's time: to ask for it, to check it, to copy its row."""
 
 
 class StrategyRate(Frozen):
-    """Time of a look-up in a small fp32 table by one strategy, all threads together (wall-clock ns)."""
+    """Device-ns of a look-up in a small fp32 table by one strategy."""
 
     strategy: Literal[STRATEGIES]  # type: ignore[valid-type]
     rows: PositiveInt
     embedding_dim: PositiveInt
     pooling: PositiveInt
     """Look-ups in each bag."""
-    ns_per_lookup: PositiveFloat
+    ns: PositiveFloat
+
+
+class OverlapSpec(Frozen):
+    """How much of one kind of work is hidden behind another when an engine serves, 0 to 1."""
+
+    ssd: float = Field(default=0.0, ge=0, le=1)
+    """Of the shorter of the drive's time and the devices' time."""
 
 
 class SystemSpec(Document):
-    """Measured rates of one host (or a preset), as versioned JSON. No host name is recorded."""
+    """Devices, memories and rates of a machine, measured or preset, as versioned JSON without a host name."""
 
     format: Literal["screc-system"] = "screc-system"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     source: str
     """``probe`` or the name of a preset."""
     date: str
-    cores: PositiveInt
-    threads: PositiveInt
-    """Threads that all rates were measured with."""
+    machine: str
+    """What kind of machine: the processor's name, its cores."""
     isa: str
-    llc_bytes: PositiveInt
-    dram: DramSpec
+    devices: DeviceSpec
+    shared: Capacities
+    """Memories of all devices together; ``llc_bytes`` is a cache that the hardware manages."""
+    dram_bytes_per_second: PositiveFloat
+    """Most that all devices together read from the shared DRAM, or each from its own."""
+    rows: tuple[RowRate, ...] = Field(min_length=1)
+    index: tuple[IndexRate, ...] = ()
+    tt: tuple[TtRate, ...] = Field(min_length=1)
+    dense: tuple[DenseRate, ...] = Field(min_length=1)
     ssd: SsdSpec | None
     """None where there is no SSD to plan with."""
-    gemm: tuple[GemmRate, ...] = Field(min_length=1)
-    tt: tuple[TtRate, ...] = Field(min_length=1)
     strategies: tuple[StrategyRate, ...] = ()
     """Empty where they were not measured."""
+    batch_ns: NonNegativeFloat = 0.0
+    """Nanoseconds on the clock that every batch takes whatever is in it."""
+    overlap: OverlapSpec = OverlapSpec()
+    assumed: dict[str, str] = Field(default_factory=dict)
+    """Of a preset: which figures were not measured on such a machine, and where they come from."""
 
     @model_validator(mode="after")
     def _ordered(self) -> SystemSpec:
-        _ascending("dram.gather", [rate.row_bytes for rate in self.dram.gather])
-        _ascending("gemm", [rate.samples for rate in self.gemm])
         if self.ssd is not None:
-            _ascending("ssd.reads", [rate.queue_depth for rate in self.ssd.reads])
+            depths = [read.queue_depth for read in self.ssd.reads]
+            if any(a >= b for a, b in itertools.pairwise(depths)):
+                raise ValueError(f"ssd.reads must be in ascending order, got {depths}")
+        if not self._row_curve("fp32", "row", "dram"):
+            raise ValueError("rows must hold rates of fp32 rows in dram, which others are compared with")
+        if not self._dense_curve("fp32"):
+            raise ValueError("dense must hold rates of fp32, which others are compared with")
         return self
 
-    def gather_ns(self, row_bytes: int, *, cached: bool) -> float:
-        """ns to fetch a row of ``row_bytes`` bytes; interpolated, beyond the largest in proportion."""
-        sizes = [rate.row_bytes for rate in self.dram.gather]
-        times = [rate.cached_ns if cached else rate.random_ns for rate in self.dram.gather]
-        if row_bytes > sizes[-1]:
-            return times[-1] * row_bytes / sizes[-1]
-        return float(np.interp(row_bytes, sizes, times))
+    # ------------------------------------------------------------------------------------------------
+    # capacities
+
+    def num_bytes(self, memory: Literal["llc", "dram", "ssd"]) -> int:
+        """Bytes of a memory in the whole machine, shared and of all devices."""
+        field = f"{memory}_bytes"
+        return getattr(self.shared, field) + self.devices.count * getattr(self.devices.private, field)
+
+    # ------------------------------------------------------------------------------------------------
+    # rates
+
+    def row_ns(
+        self,
+        row_format: RowFormat = "fp32",
+        embedding_dim: int = 16,
+        scale: ScaleOf = "row",
+        where: Where = "dram",
+        *,
+        busy: int | None = None,
+    ) -> float:
+        """Device-ns of one look-up of a row that stands in ``where``.
+
+        Interpolated over the measured dimensions; beyond the largest in proportion, below the smallest as
+        there. A place that was not measured counts as the next slower one, a format as fp32.
+
+        Args:
+            row_format, embedding_dim, scale: of the row.
+            where: where the device finds it.
+            busy: devices that look rows up at once; all by default. Between the measured numbers it is
+                interpolated.
+        """
+        for place in _PLACES[_PLACES.index(where) :]:
+            if curves := self._row_curve(row_format, scale, place):
+                break
+        else:
+            return self.row_ns("fp32", embedding_dim, "row", where, busy=busy)
+        times = [_over_dims(embedding_dim, points) for points in curves.values()]
+        return float(np.interp(max(curves) if busy is None else busy, list(curves), times))
+
+    def index_ns(self, kind: IndexKind, where: Where = "dram") -> float:
+        """Device-ns to ask an index of this kind that stands in ``where`` about one id.
+
+        Without a measurement: that of a look-up of 16 columns there.
+        """
+        for place in _PLACES[_PLACES.index(where) :]:
+            for rate in self.index:
+                if (rate.kind, rate.where) == (kind, place):
+                    return rate.ns
+        return self.row_ns("fp32", 16, "row", where)
 
     def tt_ns(self, shape: TtShape) -> float:
-        """ns to rebuild one row of this shape.
+        """Device-ns to rebuild one row of this shape.
 
         Among the measurements of the nearest embedding dimension, interpolated over the flops of a row
         (log-log); outside them in proportion to the flops above and constant below.
         """
         dim = shape.embedding_dim
         nearest = min(self.tt, key=lambda rate: abs(math.log(rate.embedding_dim / dim))).embedding_dim
-        rates = sorted(
-            (rate.flops_per_row, rate.ns_per_row) for rate in self.tt if rate.embedding_dim == nearest
-        )
+        rates = sorted((rate.flops_per_row, rate.ns) for rate in self.tt if rate.embedding_dim == nearest)
         flops = np.array([rate[0] for rate in rates], dtype=np.float64)
         times = np.array([rate[1] for rate in rates])
         wanted = max(1, shape.flops_per_row)
@@ -139,10 +240,33 @@ class SystemSpec(Document):
             return float(times[-1] * wanted / flops[-1])
         return float(np.exp(np.interp(np.log(wanted), np.log(flops), np.log(times))))
 
-    def gemm_flops(self, samples: int) -> float:
-        """Float operations per second of a fully connected layer on ``samples`` rows."""
-        sizes = np.log([rate.samples for rate in self.gemm])
-        return 1e9 * float(np.interp(math.log(samples), sizes, [rate.gflops for rate in self.gemm]))
+    def dense_ns(self, batch_size: int, flops: int, precision: DensePrecision = "fp32") -> float:
+        """Device-ns of the dense part of a batch: MLPs and interaction, of ``flops`` operations a sample.
+
+        At the measured rate of as many samples for each device, in proportion to the flops; a precision that
+        was not measured counts as fp32.
+        """
+        curve = self._dense_curve(precision) or self._dense_curve("fp32")
+        samples = max(1.0, batch_size / self.devices.count)
+        per_flop = np.interp(math.log(samples), *np.transpose(curve))
+        return batch_size * flops * float(per_flop)
+
+    def pages_per_second(self, queue_depth: int) -> float:
+        """Random 4 KiB reads per second at a queue depth, interpolated over log depth; 0 without an SSD."""
+        if self.ssd is None:
+            return 0.0
+        depths = np.log([rate.queue_depth for rate in self.ssd.reads])
+        return float(np.interp(math.log(queue_depth), depths, [r.pages_per_second for r in self.ssd.reads]))
+
+    @property
+    def page_ns(self) -> float:
+        """Device-ns of a page besides the drive's time; 0 without an SSD."""
+        return self.ssd.page_ns if self.ssd is not None else 0.0
+
+    @property
+    def ssd_latency_seconds(self) -> float:
+        """Time of one read at the lowest measured queue depth; 0 without an SSD."""
+        return self.ssd.reads[0].latency_seconds if self.ssd is not None else 0.0
 
     def best_strategy(self, rows: int, dim: int, pooling: float = 1.0) -> str:
         """The look-up strategy for an fp32 table in DRAM of ``rows`` rows of ``dim`` columns.
@@ -164,96 +288,30 @@ class SystemSpec(Document):
             )
 
         nearest = distance(min(as_large, key=distance))
-        return fastest_strategy(
-            {rate.strategy: rate.ns_per_lookup for rate in as_large if distance(rate) == nearest}
+        return fastest_strategy({rate.strategy: rate.ns for rate in as_large if distance(rate) == nearest})
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _row_curve(self, row_format: str, scale: str, where: str) -> dict[int, list[tuple[int, float]]]:
+        """For each number of busy devices (dimension, ns) in ascending order."""
+        curves: dict[int, list[tuple[int, float]]] = {}
+        for rate in self.rows:
+            if (rate.row_format, rate.scale, rate.where) == (row_format, scale, where):
+                curves.setdefault(rate.busy, []).append((rate.embedding_dim, rate.ns))
+        return {busy: sorted(curves[busy]) for busy in sorted(curves)}
+
+    def _dense_curve(self, precision: str) -> list[tuple[float, float]]:
+        """(log samples, ns per flop) in ascending order."""
+        return sorted(
+            (math.log(rate.samples), rate.ns / rate.flops)
+            for rate in self.dense
+            if rate.precision == precision
         )
 
-    def pages_per_second(self, queue_depth: int) -> float:
-        """Random 4 KiB reads per second at a queue depth, interpolated over log depth; 0 without an SSD."""
-        if self.ssd is None:
-            return 0.0
-        depths = np.log([rate.queue_depth for rate in self.ssd.reads])
-        return float(np.interp(math.log(queue_depth), depths, [r.pages_per_second for r in self.ssd.reads]))
 
-    @property
-    def ssd_latency_seconds(self) -> float:
-        """Time of one read at the lowest measured queue depth; 0 without an SSD."""
-        return self.ssd.reads[0].latency_seconds if self.ssd is not None else 0.0
-
-
-def _ascending(field: str, values: Sequence[int]) -> None:
-    if any(a >= b for a, b in itertools.pairwise(values)):
-        raise ValueError(f"{field} must be in ascending order, got {list(values)}")
-
-
-def reference_system(*, ssd: bool = True) -> SystemSpec:
-    """A fixed system for tests and examples: a 2-core server with AVX-512 and one NVMe SSD.
-
-    Its rates were measured (two threads; random rows on 2 MB pages; fp32 GEMM; O_DIRECT random reads through
-    io_uring), except rows of 16, 32, 128 and 1024 bytes, all ``cached_ns``, and TT ranks 4 and 64 and
-    dimensions 16 and 128, which are extended from the measured points; ``llc_bytes`` is assumed. For
-    decisions, use ``probe``.
-    """
-    gather = (
-        (16, 14.0, 3.0),
-        (32, 15.0, 3.5),
-        (64, 16.3, 5.0),
-        (128, 21.0, 7.5),
-        (256, 27.8, 13.0),
-        (512, 38.5, 22.0),
-        (1024, 76.0, 42.0),
-    )
-    tt = (
-        (4, 16, 5.0),
-        (8, 16, 10.0),
-        (16, 16, 22.0),
-        (32, 16, 75.0),
-        (64, 16, 280.0),
-        (4, 64, 16.0),
-        (8, 64, 34.6),
-        (16, 64, 71.0),
-        (32, 64, 270.0),
-        (64, 64, 1020.0),
-        (4, 128, 24.0),
-        (8, 128, 50.0),
-        (16, 128, 92.0),
-        (32, 128, 330.0),
-        (64, 128, 1200.0),
-    )
-    reads = ((1, 11_600.0), (16, 83_700.0), (64, 115_800.0), (256, 116_400.0))
-    return SystemSpec(
-        source="preset reference",
-        date="undated",
-        cores=2,
-        threads=2,
-        isa="avx512",
-        llc_bytes=32 * 2**20,
-        dram=DramSpec(
-            num_bytes=24 * 2**30,
-            sequential_bytes_per_second=28.5e9,
-            gather=tuple(GatherRate(row_bytes=b, random_ns=r, cached_ns=c) for b, r, c in gather),
-        ),
-        ssd=SsdSpec(
-            capacity_bytes=200 * 10**9,
-            backend="io_uring",
-            reads=tuple(
-                ReadRate(queue_depth=depth, pages_per_second=rate, latency_seconds=depth / rate)
-                for depth, rate in reads
-            ),
-        )
-        if ssd
-        else None,
-        gemm=tuple(
-            GemmRate(samples=samples, gflops=gflops)
-            for samples, gflops in ((1, 24.0), (16, 120.0), (128, 258.0), (1024, 300.0), (4096, 314.0))
-        ),
-        tt=tuple(
-            TtRate(
-                tt_rank=rank,
-                embedding_dim=dim,
-                flops_per_row=TtShape.balanced(10_077_696, dim, rank).flops_per_row,
-                ns_per_row=ns,
-            )
-            for rank, dim, ns in tt
-        ),
-    )
+def _over_dims(dim: int, points: list[tuple[int, float]]) -> float:
+    """Interpolated over (dimension, ns); beyond the largest in proportion, below the smallest as there."""
+    dims, times = zip(*points, strict=True)
+    if dim > dims[-1]:
+        return times[-1] * dim / dims[-1]
+    return float(np.interp(dim, dims, times))

@@ -18,6 +18,7 @@ from screc.serving.calibration import arithmetic_of, calibrate
 from screc.storage import Artifact, RowStore
 from screc.storage.artifact import load_artifact
 from screc.storage.row_format import RowFormat, row_bytes
+from screc.storage.row_store import CachePolicy
 
 _POOLINGS = ("sum", "mean")
 _MODEL_FIELDS = ("num_dense", "embedding_dim", "bottom_mlp", "top_mlp", "interaction")
@@ -97,6 +98,7 @@ class Engine:
         io: str = "auto",
         queue_depth: int = 256,
         cache_bytes: int | None = None,
+        cache_policy: CachePolicy | None = None,
         strategies: str | Mapping[str, str] = "gather",
     ) -> Engine:
         """Open an artifact for serving, in the precision that it was packed for.
@@ -109,6 +111,8 @@ class Engine:
             queue_depth: reads in flight at once.
             cache_bytes: DRAM for a cache of rows that stand on SSD; None takes what the artifact's plan keeps
                 for it (0 without a plan).
+            cache_policy: which rows stay in it, as ``screc.storage.RowStore.open`` takes it; None takes the
+                plan's ("sketch" without a plan).
             strategies: how rows of small tables are fetched, as ``screc.storage.RowStore.open`` takes it.
 
         Raises:
@@ -120,13 +124,13 @@ class Engine:
         def load(artifact: Artifact) -> Engine:
             options = (artifact.plan or {}).get("options", {})
             roles = options.get("roles")
-            planned = options.get("row_cache_bytes", 0)
             store = RowStore.open(
                 artifact,
                 io=io,
                 queue_depth=queue_depth,
                 threads=threads,
-                cache_bytes=planned if cache_bytes is None else cache_bytes,
+                cache_bytes=options.get("row_cache_bytes", 0) if cache_bytes is None else cache_bytes,
+                cache_policy=cache_policy or options.get("row_cache_policy", "sketch"),
                 strategies=strategies,
             )
             tables = [

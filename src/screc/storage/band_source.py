@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 
-from .layout import TableLayout
+from .layout import PageGeometry, TableLayout
 from .remap import check_ids, slot_order
+from .sparse import written_groups
 from .tensors import TensorFile
 
 IdsInRanks = Callable[[int, int], np.ndarray]
@@ -76,10 +78,30 @@ class BandSource:
         """The ids of a band but the last, int64 [rows], in the order of its slots."""
         return self._ids[band]
 
-    def known_ids(self) -> np.ndarray:
-        """Of a sparse table, the ids of the last band that have a row of their own, int64, ascending."""
-        assert self._known is not None
-        return self._known[~_among(self._known, self._taken)]
+    @cached_property
+    def written_groups(self) -> np.ndarray | None:
+        """Of a sparse table whose last band is on SSD, the page groups that hold a known row: int64,
+        ascending. None where that are all."""
+        last = len(self._ids)
+        if self._known is None or self.layout.bands[last].memory != "ssd":
+            return None
+        geometry = PageGeometry.of(self.layout.row_bytes(last))
+        groups = written_groups(self._known[~_among(self._known, self._taken)], geometry)
+        return None if len(groups) == self.layout.page_groups(last) else groups
+
+    def stored_slots(self, band: int, step: int) -> Iterator[np.ndarray]:
+        """The slots of a band that packing stores, int64, ascending, ``step`` at a time: all, or those of
+        the page groups that are written, whole groups at a time."""
+        num_slots = self.layout.slots(band)
+        if band < len(self._ids) or (groups := self.written_groups) is None:
+            for start in range(0, num_slots, step):
+                yield np.arange(start, min(start + step, num_slots))
+            return
+        rows_per_page = PageGeometry.of(self.layout.row_bytes(band)).rows_per_page
+        together = max(1, step // rows_per_page)
+        for start in range(0, len(groups), together):
+            slots = groups[start : start + together, None] * rows_per_page + np.arange(rows_per_page)
+            yield slots[slots < num_slots]
 
     def used(self, band: int, slots: np.ndarray) -> np.ndarray:
         """Which slots hold a row of their own, bool [n]: all but the last band's slots of ids in an earlier

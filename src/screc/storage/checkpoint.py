@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,6 +161,12 @@ class Checkpoint:
     def assets(self) -> Path:
         """Directory of the files the model needs to read its input; it may not exist."""
         return self.path / ASSETS
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files' names, sizes and checksums (hexadecimal); says which model was measured."""
+        known = sorted((entry.path, entry.bytes, entry.crc32c) for entry in self.files)
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def dense(self) -> dict[str, np.ndarray]:
         """The weights outside the tables, read and checked.

@@ -34,6 +34,7 @@ from .artifact import (
     written_specs,
 )
 from .atomic import replace_directory
+from .band_encoding import band_cores, band_scale
 from .band_source import BandSource, IdsInRanks, same_bands
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
@@ -42,10 +43,8 @@ from .matching import PlacementPlan, RankedTables, check_sparse, match_layouts, 
 from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
 from .row_format import EncodingError, Scale, decode_rows, encode_rows
-from .shared_scale import BandValues, shared_scale
-from .sparse import group_index, runs, written_groups
+from .sparse import group_index, runs
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
-from .tt_fit import fit_tt
 
 _CHUNK_BYTES = 8 << 20
 
@@ -196,7 +195,7 @@ class _Packer:
         self._written: tuple[int, dict[str, np.ndarray]] | None = None
         self._index: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
         self._cores: tuple[tuple[int, int], Sequence[np.ndarray]] | None = None
-        self._scales: dict[tuple[int, int], Scale] = {}
+        self._scales: dict[tuple[int, int], Scale | None] = {}
         self._done = self._to_do = 0
 
     def write(self, plan: dict[str, Any] | None) -> Manifest:
@@ -250,17 +249,11 @@ class _Packer:
 
     def _with_holes(self, table: int) -> TableLayout:
         """The table's layout, which says how many pages are written where only some of its rows are known."""
-        layout, last = self.layouts[table], len(self.layouts[table].bands) - 1
-        if self.checkpoint.tables[table].known_rows is None or layout.bands[last].memory != "ssd":
-            return layout
-        groups = len(self._groups(table))
-        return layout if groups == layout.page_groups(last) else layout.with_written(groups)
-
-    def _groups(self, table: int) -> np.ndarray:
-        """The page groups of a sparse table's last band that hold a known row, int64, ascending."""
         layout = self.layouts[table]
-        geometry = PageGeometry.of(layout.row_bytes(len(layout.bands) - 1))
-        return written_groups(self.source(table).known_ids(), geometry)
+        if self.checkpoint.tables[table].known_rows is None:
+            return layout
+        groups = self.source(table).written_groups
+        return layout if groups is None else layout.with_written(len(groups))
 
     def _plan_work(self) -> None:
         """Counts the bytes to be written and to be fitted; refuses before the work what would not fit."""
@@ -316,21 +309,6 @@ class _Packer:
             yield rows
             self._advance(rows.nbytes)
 
-    def _slots(self, table: int, band: int, step: int) -> Iterable[np.ndarray]:
-        """The slots that are stored, ascending, ``step`` at a time (a multiple of the rows of a page group):
-        all, or those of the page groups that are written."""
-        layout = self.layouts[table]
-        num_slots = layout.slots(band)
-        if layout.bands[band].written is None:
-            for start in range(0, num_slots, step):
-                yield np.arange(start, min(start + step, num_slots))
-            return
-        rows_per_page = PageGeometry.of(layout.row_bytes(band)).rows_per_page
-        groups, together = self._groups(table), step // rows_per_page
-        for start in range(0, len(groups), together):
-            slots = groups[start : start + together, None] * rows_per_page + np.arange(rows_per_page)
-            yield slots[slots < num_slots]
-
     def _encoded(self, table: int, band: int, step: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         """The stored rows of a band in its format, ``step`` at a time, with their slots; notes what the
         format loses."""
@@ -340,7 +318,7 @@ class _Packer:
         # In a last band, whatever its order, the source knows rows by their ids.
         order = None if layout.bands[band].order == "id" else self.orders[layout.table].ids
         scale, error = self._scale(table, band), EncodingError()
-        for slots in self._slots(table, band, step):
+        for slots in source.stored_slots(band, step):
             places = slots if order is None else order[slots].astype(np.int64)
             rows = source.rows(band, places)
             if row_format == "fp32":
@@ -370,21 +348,8 @@ class _Packer:
 
     def _scale(self, table: int, band: int) -> Scale | None:
         """What the rows of a band share; None where each has its own or none is needed."""
-        placed = self.layouts[table].bands[band]
-        if placed.scale == "row":
-            return None
         if (table, band) not in self._scales:
-            assert placed.format != "tt"
-            layout, source = self.layouts[table], self.source(table)
-            values = BandValues(layout.embedding_dim)
-            step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
-            # By slots, not as stored: an order of pages is no reason for another scale.
-            for slots in self._slots(table, band, step):
-                values.add(source.rows(band, slots)[source.used(band, slots)])
-            if placed.written is not None:
-                assert source.default is not None
-                values.add(source.default[None])
-            self._scales[table, band] = shared_scale(values, placed.format)
+            self._scales[table, band] = band_scale(self.source(table), band)
         return self._scales[table, band]
 
     def _index_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:
@@ -408,7 +373,9 @@ class _Packer:
         if self._written is None or self._written[0] != table:
             self._written = None
             layout = self.layouts[table]
-            arrays = group_index(self._groups(table), layout.page_groups(band))
+            groups = self.source(table).written_groups
+            assert groups is not None
+            arrays = group_index(groups, layout.page_groups(band))
             self._written = (table, dict(zip(written_specs(layout, band), arrays, strict=True)))
         return self._written[1]
 
@@ -427,18 +394,15 @@ class _Packer:
     def _tt(self, table: int, band: int) -> Sequence[np.ndarray]:
         if self._cores is None or self._cores[0] != (table, band):
             self._cores = None
-            source, shape = self.source(table), self.layouts[table].bands[band].tt
-            assert shape is not None
+            source = self.source(table)
             if source.taken_over:
                 cores: Sequence[np.ndarray] = source.cores(band)
             else:
                 layout = self.layouts[table]
                 work, before = layout.num_embeddings * layout.embedding_dim * 4, self._done
-                fit = fit_tt(
-                    lambda slots: source.rows(band, slots),
-                    layout.slots(band),
-                    shape,
-                    used=lambda slots: source.used(band, slots),
+                fit = band_cores(
+                    source,
+                    band,
                     progress=lambda done, total: self._advance_to(before + work * done // total),
                 )
                 self._advance_to(before + work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from screc import _native
 
 from .artifact import Artifact, index_specs, load_artifact, pages_file, written_kind, written_specs
 from .strategy import set_strategies
+
+CachePolicy = Literal["sketch", "lru"]
 
 
 class Ticket:
@@ -63,6 +65,7 @@ class RowStore:
         queue_depth: int = 256,
         threads: int = 0,
         cache_bytes: int = 0,
+        cache_policy: CachePolicy = "sketch",
         strategies: str | Mapping[str, str] = "gather",
     ) -> RowStore:
         """Opens the tables of an artifact: loads and checks what lives in DRAM, opens the SSD bands.
@@ -73,6 +76,8 @@ class RowStore:
             queue_depth: reads in flight at most, of each look-up.
             threads: threads for look-ups and the engine; 0 means one per available core.
             cache_bytes: DRAM for a cache of rows that stand on SSD, its bookkeeping included; 0 for none.
+            cache_policy: which rows stay in it: "sketch", those wanted most often lately, or "lru", those
+                wanted last.
             strategies: how the rows of tables whose only band is in DRAM are fetched: one of
                 ``screc.storage.STRATEGIES`` for each table that can have it, strategies by table name, or
                 "measured": small tables of fp32 rows are timed now, some milliseconds each, and take the
@@ -90,7 +95,7 @@ class RowStore:
         """
 
         def load(artifact: Artifact) -> RowStore:
-            return cls._load(artifact, io, queue_depth, threads, cache_bytes, strategies)
+            return cls._load(artifact, io, queue_depth, threads, cache_bytes, cache_policy, strategies)
 
         if isinstance(path, Artifact):
             return path.unreplaced(lambda: load(path))
@@ -104,9 +109,16 @@ class RowStore:
         queue_depth: int,
         threads: int,
         cache_bytes: int,
+        cache_policy: CachePolicy,
         strategies: str | Mapping[str, str],
     ) -> RowStore:
-        native = _native.RowStore(io=io, queue_depth=queue_depth, threads=threads, cache_bytes=cache_bytes)
+        native = _native.RowStore(
+            io=io,
+            queue_depth=queue_depth,
+            threads=threads,
+            cache_bytes=cache_bytes,
+            cache_policy=cache_policy,
+        )
         tensors = artifact.load_tables()
         for number, table in enumerate(artifact.tables):
             layout = table.layout

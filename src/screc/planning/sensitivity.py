@@ -1,0 +1,328 @@
+"""Sensitivity: what each table loses in each format, measured; the accuracy term of a plan.
+
+For a table and a format, F(c) is the rise of the mean log-loss on a validation sample when all ranks from
+c on are replaced by what the format makes of them and everything else stays float32. A band [start, stop) is
+taken to cost F(start) - F(stop), and a plan the sum over its bands: as if no band's loss depended on the
+others. :class:`Additivity` holds how far that is true of whole plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from screc.planning.documents import Document
+from screc.statistics.access import AccessStatistics, TableStatistics
+from screc.storage.frozen import Frozen
+from screc.storage.layout import Format, TableLayout
+from screc.storage.row_format import LARGEST_CODE, ScaleOf
+
+# Points of a table's access curve that the document keeps, to interpolate between cuts.
+_CURVE_POINTS = 64
+
+
+class Effect(Frozen):
+    """The rise of log-loss when the cold end of one table is replaced by one format."""
+
+    format: Format
+    tt_rank: PositiveInt | None = None
+    """Of format ``tt``."""
+    scale: ScaleOf = "row"
+    """Of int8 and int4 rows: one scale each, or one for all that are replaced."""
+    cuts: tuple[NonNegativeInt, ...] = Field(min_length=2)
+    """First ranks replaced, ascending from 0 to the table's rows."""
+    measured: tuple[float, ...]
+    """Rise of the mean log-loss for each cut, nats a sample, as measured."""
+    standard_error: tuple[NonNegativeFloat, ...]
+    """Of ``measured``, over the samples: both predictions are of the same ones."""
+    loss: tuple[NonNegativeFloat, ...]
+    """``measured`` made to fall as the cut rises, to 0: what planning uses."""
+
+    @classmethod
+    def of(
+        cls,
+        format: Format,
+        cuts: Sequence[int],
+        measured: Sequence[float],
+        standard_error: Sequence[float],
+        *,
+        tt_rank: int | None = None,
+        scale: ScaleOf = "row",
+    ) -> Effect:
+        """An effect from what was measured at each cut; the last cut, which replaces nothing, is 0."""
+        return cls(
+            format=format,
+            tt_rank=tt_rank,
+            scale=scale,
+            cuts=tuple(cuts),
+            measured=tuple(measured),
+            standard_error=tuple(standard_error),
+            loss=tuple(falling(measured, standard_error).tolist()),
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Effect:
+        if (self.format == "tt") != (self.tt_rank is not None):
+            raise ValueError("tt_rank must be given for format 'tt' and only for it")
+        if self.scale == "table" and self.format not in LARGEST_CODE:
+            raise ValueError(f"only int8 and int4 rows have a scale to share, these are {self.format}")
+        if self.cuts[0] != 0 or any(b <= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
+            raise ValueError(f"cuts must ascend from 0, got {list(self.cuts)}")
+        for name in ("measured", "standard_error", "loss"):
+            if len(getattr(self, name)) != len(self.cuts):
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.cuts)} cuts")
+        if self.loss[-1] != 0 or any(b > a for a, b in zip(self.loss, self.loss[1:], strict=False)):
+            raise ValueError(f"loss must fall to 0 as the cut rises, got {list(self.loss)}")
+        return self
+
+
+class TableSensitivity(Frozen):
+    """One table: its effects, and the look-ups between their cuts."""
+
+    table: str
+    num_embeddings: PositiveInt
+    ranks: tuple[NonNegativeInt, ...] = Field(min_length=2)
+    """Ascending from 0 to ``num_embeddings``."""
+    shares: tuple[float, ...]
+    """Smoothed share of the table's look-ups that ask for a rank below each of ``ranks``, from 0 to 1."""
+    effects: tuple[Effect, ...]
+
+    @classmethod
+    def of(cls, statistics: TableStatistics, effects: Sequence[Effect]) -> TableSensitivity:
+        """A table's effects beside a short form of its access curve."""
+        rows = statistics.num_embeddings
+        points = np.geomspace(1, rows, _CURVE_POINTS).round().astype(np.int64)
+        cuts = [cut for effect in effects for cut in effect.cuts]
+        ranks = np.unique(np.concatenate(([0, rows], points, np.array(cuts, np.int64))))
+        return cls(
+            table=statistics.name,
+            num_embeddings=rows,
+            ranks=tuple(ranks.tolist()),
+            shares=tuple(statistics.smoothed_curve.share(ranks).tolist()),
+            effects=tuple(effects),
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableSensitivity:
+        where = f"table {self.table}"
+        if len(self.ranks) != len(self.shares):
+            raise ValueError(f"{where}: {len(self.ranks)} ranks and {len(self.shares)} shares")
+        if self.ranks[0] != 0 or self.ranks[-1] != self.num_embeddings or (np.diff(self.ranks) <= 0).any():
+            raise ValueError(f"{where}: ranks must ascend from 0 to {self.num_embeddings}")
+        if not 0 <= self.shares[0] <= self.shares[-1] <= 1 + 1e-9 or (np.diff(self.shares) < 0).any():
+            raise ValueError(f"{where}: shares must ascend within 0 and 1")
+        for effect in self.effects:
+            if effect.cuts[-1] != self.num_embeddings:
+                raise ValueError(
+                    f"{where}, format {effect.format}: cuts end at {effect.cuts[-1]}, "
+                    f"the table has {self.num_embeddings} rows"
+                )
+        names = [(effect.format, effect.tt_rank, effect.scale) for effect in self.effects]
+        if len(set(names)) != len(names):
+            raise ValueError(f"{where}: an effect is given twice")
+        return self
+
+    def effect(self, format: Format, tt_rank: int | None = None, scale: ScaleOf = "row") -> Effect:
+        """The effect of a format. A TT rank that was not measured takes that of the next smaller one, which
+        loses more.
+
+        Raises:
+            ValueError: it was not measured; says what was.
+        """
+        found = None
+        for effect in self.effects:
+            if (effect.format, effect.scale) != (format, scale):
+                continue
+            if effect.tt_rank is None:
+                return effect
+            if tt_rank is not None and effect.tt_rank <= tt_rank:
+                found = effect if found is None or effect.tt_rank > (found.tt_rank or 0) else found
+        if found is None:
+            known = ", ".join(
+                effect.format
+                + (f" of TT rank {effect.tt_rank}" if effect.tt_rank else "")
+                + (" with a shared scale" if effect.scale == "table" else "")
+                for effect in self.effects
+            )
+            wanted = f"{format} of TT rank {tt_rank}" if format == "tt" else f"{format}, a scale a {scale}"
+            raise ValueError(
+                f"table {self.table}: the sensitivity to {wanted} was not measured, only to fp32, {known}; "
+                "measure it again, or plan without that format"
+            )
+        return found
+
+    def loss(
+        self,
+        format: Format,
+        tt_rank: int | None,
+        start: ArrayLike,
+        stop: ArrayLike,
+        scale: ScaleOf = "row",
+    ) -> np.ndarray:
+        """Rise of the mean log-loss when ranks [start, stop) are held in a format, float64, broadcast.
+
+        Between two cuts it is spread over the ranks as their look-ups are: to second order, a row's error
+        costs in proportion to how often it is looked up. Never negative; 0 for fp32 and for empty bands.
+        A tensor train of a band in the middle fits fewer rows than the one measured, which reached to the
+        table's end, so its loss is rather overstated.
+
+        Args:
+            format: of the band.
+            tt_rank: of a ``tt`` band; None for all others.
+            start, stop: ranks from 0 to ``num_embeddings``, int, of one shape or scalars.
+            scale: of int8 and int4.
+
+        Raises:
+            ValueError: the format was not measured, or a rank is out of range.
+        """
+        start, stop = np.broadcast_arrays(np.asarray(start), np.asarray(stop))
+        if start.size and (start.min() < 0 or stop.max() > self.num_embeddings or (stop < start).any()):
+            raise ValueError(
+                f"table {self.table}: bands must lie within its {self.num_embeddings} ranks, got starts from "
+                f"{start.min()} and stops to {stop.max()}"
+            )
+        if format == "fp32":
+            return np.zeros(start.shape)
+        effect = self.effect(format, tt_rank, scale)
+        return np.maximum(self._beyond(effect, start) - self._beyond(effect, stop), 0.0)
+
+    def _beyond(self, effect: Effect, ranks: np.ndarray) -> np.ndarray:
+        """F at any rank."""
+        cuts, loss = np.array(effect.cuts), np.array(effect.loss)
+        place = np.clip(np.searchsorted(cuts, ranks, side="right") - 1, 0, len(cuts) - 2)
+        first, last = self._share(cuts[place]), self._share(cuts[place + 1])
+        # Where no look-up falls between two cuts, by rank: then it matters little.
+        by_rank = (ranks - cuts[place]) / (cuts[place + 1] - cuts[place])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            by_share = (self._share(ranks) - first) / (last - first)
+        part = np.where(last > first, by_share, by_rank)
+        return loss[place] + part * (loss[place + 1] - loss[place])
+
+    def _share(self, ranks: np.ndarray) -> np.ndarray:
+        return np.interp(ranks, self._curve[0], self._curve[1])
+
+    @cached_property
+    def _curve(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(self.ranks, np.float64), np.array(self.shares)
+
+
+class CheckedLayouts(Frozen):
+    """Layouts of all tables at once: what they were predicted to cost and what they did."""
+
+    predicted: NonNegativeFloat
+    """The sum over all bands, nats a sample."""
+    measured: float
+    standard_error: NonNegativeFloat
+
+
+class Additivity(Frozen):
+    """How well sums over bands predict what whole plans cost."""
+
+    checked: tuple[CheckedLayouts, ...] = Field(min_length=1)
+
+    @property
+    def correlation(self) -> float | None:
+        """Pearson's, of predicted and measured; None for fewer than 3 plans or where one does not vary."""
+        predicted = np.array([one.predicted for one in self.checked])
+        measured = np.array([one.measured for one in self.checked])
+        if len(predicted) < 3 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+            return None
+        return float(np.corrcoef(predicted, measured)[0, 1])
+
+    @property
+    def worst_ratio(self) -> float | None:
+        """The largest measured / predicted or its inverse, over plans whose rise is more than 4 standard
+        errors; None where none is."""
+        clear = [one for one in self.checked if one.measured > 4 * one.standard_error and one.predicted > 0]
+        ratios = [one.measured / one.predicted for one in clear]
+        return max((max(ratio, 1 / ratio) for ratio in ratios), default=None)
+
+
+class Sensitivity(Document):
+    """How much each table's accuracy depends on its format, as versioned JSON."""
+
+    format: Literal["screc-sensitivity"] = "screc-sensitivity"
+    version: Literal[1] = 1
+    created: str
+    base_log_loss: NonNegativeFloat
+    """Of the model with all rows in float32, nats a sample."""
+    base_auc: float = Field(ge=0, le=1)
+    samples: PositiveInt
+    statistics_digest: str
+    """Of the statistics whose ranks were used (``AccessStatistics.digest``)."""
+    checkpoint_digest: str
+    """Of the model (``Checkpoint.digest``)."""
+    tables: tuple[TableSensitivity, ...] = Field(min_length=1)
+    additivity: Additivity | None = None
+
+    def table(self, name: str) -> TableSensitivity:
+        """One table.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        for table in self.tables:
+            if table.table == name:
+                return table
+        raise ValueError(f"the sensitivity has no table {name}; measure it with the model of these tables")
+
+    def plan_loss(self, layouts: Sequence[TableLayout]) -> float:
+        """Predicted rise of the mean log-loss of a model held in these layouts: the sum over their bands.
+
+        Raises:
+            ValueError: a table or a format was not measured.
+        """
+        total = 0.0
+        for layout in layouts:
+            table = self.table(layout.table)
+            for band in layout.bands:
+                rank = max(band.tt.ranks) if band.tt else None
+                total += float(table.loss(band.format, rank, band.start, band.stop, band.scale))
+        return total
+
+    def check(self, statistics: AccessStatistics) -> None:
+        """Check that the ranks of a plan from ``statistics`` are those that were measured.
+
+        Raises:
+            ValueError: the statistics are others, or of other tables.
+        """
+        ours = [(table.table, table.num_embeddings) for table in self.tables]
+        theirs = [(table.name, table.num_embeddings) for table in statistics.tables]
+        if ours != theirs:
+            raise ValueError(
+                f"sensitivity: it is of tables {ours}, the statistics of {theirs}; measure it for these"
+            )
+        if self.statistics_digest != statistics.digest:
+            raise ValueError(
+                "sensitivity: it was measured with other access statistics, so its ranks are other rows; "
+                "plan with those statistics, or measure it again with these"
+            )
+
+
+def falling(measured: Sequence[float], standard_error: Sequence[float]) -> np.ndarray:
+    """The nearest curve that falls to 0 and never below: isotonic regression (pool adjacent violators) with
+    weights 1 / standard_error^2, cut off at 0, which is the least-squares answer under both conditions.
+
+    Args:
+        measured: [cuts]; the last replaces nothing and is taken as 0.
+        standard_error: [cuts]; a 0 is taken as the smallest one that is not.
+    """
+    values = np.array(measured, np.float64)[:-1]
+    errors = np.array(standard_error, np.float64)[:-1]
+    positive = errors[errors > 0]
+    weights = np.maximum(errors, positive.min() if positive.size else 1.0) ** -2.0
+    pools: list[tuple[float, float, int]] = []  # mean, weight, members
+    for value, weight in zip(values, weights, strict=True):
+        pool = (value, weight, 1)
+        while pools and pools[-1][0] < pool[0]:
+            mean, total, members = pools.pop()
+            joined = total + pool[1]
+            pool = ((mean * total + pool[0] * pool[1]) / joined, joined, members + pool[2])
+        pools.append(pool)
+    level = np.repeat([pool[0] for pool in pools], [pool[2] for pool in pools])
+    return np.append(np.maximum(level, 0.0), 0.0)

@@ -1,0 +1,96 @@
+"""What the rows of a band become: the scale they share, the cores that stand for them, the values read back.
+
+Packing writes it; :class:`HeldRows` gives the values without writing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from screc import _native
+
+from .band_source import BandSource
+from .remap import TableRemap
+from .row_format import Scale, decode_rows, encode_rows
+from .shared_scale import BandValues, shared_scale
+from .tt_fit import TtFit, fit_tt
+
+_CHUNK_BYTES = 8 << 20
+
+
+def band_scale(source: BandSource, band: int) -> Scale | None:
+    """What the rows of a band share; None where each has its own or none is needed. One pass over them."""
+    layout, placed = source.layout, source.layout.bands[band]
+    if placed.scale == "row":
+        return None
+    assert placed.format != "tt"
+    values = BandValues(layout.embedding_dim)
+    step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
+    # By slots, not as stored: an order of pages is no reason for another scale.
+    for slots in source.stored_slots(band, step):
+        values.add(source.rows(band, slots)[source.used(band, slots)])
+    if source.default is not None and band == len(layout.bands) - 1:
+        values.add(source.default[None])
+    return shared_scale(values, placed.format)
+
+
+def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], None] | None = None) -> TtFit:
+    """The cores of a tensor-train band whose rows were trained as themselves, fitted to them."""
+    shape = source.layout.bands[band].tt
+    assert shape is not None
+    assert not source.taken_over
+    return fit_tt(
+        lambda slots: source.rows(band, slots),
+        source.layout.slots(band),
+        shape,
+        used=lambda slots: source.used(band, slots),
+        progress=progress,
+    )
+
+
+class HeldRows:
+    """The rows of one table as an artifact packed from the same source would give them.
+
+    Scales and cores are made when a row of their band is first asked for.
+    """
+
+    def __init__(self, source: BandSource) -> None:
+        self._source = source
+        layout = source.layout
+        indexed = [source.ids(band) for band in range(len(layout.bands) - 1)]
+        self._remap = TableRemap(layout.num_embeddings, indexed)
+        self._scales: dict[int, Scale | None] = {}
+        self._cores: dict[int, list[np.ndarray]] = {}
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """The rows of ids int64 [n], float32 [n, dim].
+
+        Raises:
+            ValueError: an id is out of range, or a row cannot be held in its band's format.
+        """
+        out = np.empty((len(ids), self._source.layout.embedding_dim), np.float32)
+        bands, slots = self._remap.locate(ids)
+        for band in np.unique(bands).tolist():
+            here = np.flatnonzero(bands == band)
+            out[here] = self._band_rows(band, slots[here])
+        return out
+
+    def _band_rows(self, band: int, slots: np.ndarray) -> np.ndarray:
+        source, placed = self._source, self._source.layout.bands[band]
+        if placed.format == "tt":
+            if band not in self._cores:
+                taken_over = source.taken_over
+                self._cores[band] = source.cores(band) if taken_over else list(band_cores(source, band).cores)
+            out = np.empty((len(slots), source.layout.embedding_dim), np.float32)
+            _native.tt_rows(self._cores[band], slots, out)
+            return out
+        rows = source.rows(band, slots)
+        if placed.format == "fp32":
+            return rows
+        if band not in self._scales:
+            self._scales[band] = band_scale(source, band)
+        scale = self._scales[band]
+        encoded = encode_rows(rows, placed.format, scale)
+        return decode_rows(encoded, placed.format, source.layout.embedding_dim, scale)
