@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from sparse_samples import LAYOUTS, ROWS, UNTOUCHED, SparseTables, write_tables
 from storage_samples import Plan, layout, random_ranks, write_whole
 
 from screc import _native
+from screc.planning import sparse_index_bytes
 from screc.storage import (
     Artifact,
     PageGeometry,
@@ -23,6 +25,7 @@ from screc.storage import (
     TableLayout,
     pack,
     verify,
+    write_checkpoint,
 )
 from screc.storage.row_format import decode_rows, encode_rows
 from screc.storage.sparse import group_index, indexed_groups, pages_with_data, runs, written_groups
@@ -216,3 +219,48 @@ def test_pages_with_data_are_those_that_were_written(tmp_path_factory, written, 
         pieces = list(pages_with_data(file.fileno(), 4096 * pages))
         np.testing.assert_array_equal(np.concatenate(pieces), np.arange(pages))
     assert _native.crc32c_file(path) == _native.crc32c(path.read_bytes())
+
+
+# ------------------------------------------------------------------------------------------------ other rooms
+
+
+def test_training_refuses_a_sparse_checkpoint(tables, tmp_path):
+    from screc.training import load_model
+
+    one = layout("t", ROWS, 16, (ROWS, "ssd"))
+    model = {"name": "dlrm", "num_dense": 0, "embedding_dim": 16, "bottom_mlp": [], "top_mlp": [1]}
+    write_checkpoint(
+        tmp_path / "c",
+        model=model | {"interaction": "cat"},
+        tables=[StoredTable(one, "sum", 0)],
+        dense={},
+        table_tensors=lambda _: (
+            SparseTables([one], num_known=0).tensors(0)
+            | {"band.0.ids": np.zeros(0, np.int64), "band.0.rows": np.zeros((0, 16), np.float32)}
+        ),
+        training={},
+    )
+    match = f"table t is sparse \\(0 of {ROWS} rows are known\\); it can be packed and served, not trained"
+    with pytest.raises(ValueError, match=match):
+        load_model(tmp_path / "c")
+
+
+def test_a_plan_can_keep_the_dram_that_finding_pages_takes(tables, packed):
+    """Packed tables take no more beyond their plan than was kept for them."""
+    kept = sparse_index_bytes(tables.stored())
+    planned = sum(one.dram_bytes for one in LAYOUTS)
+    assert planned < packed[1].dram_bytes <= planned + kept
+    assert kept < 3 * (packed[1].dram_bytes - planned)
+    assert sparse_index_bytes([StoredTable(LAYOUTS[0], "sum")]) == 0
+
+
+def test_the_verbs_tell_what_was_written(tmp_path):
+    one = layout("t", ROWS, 16, (ROWS, "ssd"))
+    tables = SparseTables([one])
+    write_tables(tmp_path / "c", [StoredTable(one, "sum", len(tables.ids[0]))], tables.tensors)
+    command = [sys.executable, "-m", "screc.cli", "pack", tmp_path / "c", "--out", tmp_path / "a"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    text = " ".join(result.stdout.split())
+    assert "65 GB on SSD (8.2 MB written, the rest holes)" in text
+    command = [sys.executable, "-m", "screc.cli", "verify", tmp_path / "a"]
+    assert "sound" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

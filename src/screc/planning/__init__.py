@@ -8,6 +8,7 @@ from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "plot_plan",
     "probe",
     "reference_system",
+    "sparse_index_bytes",
     "system_summary",
 ]
