@@ -295,19 +295,29 @@ void Engine::compute_segment(ThreadPool& pool) {
   }
   if (!failed) {
     compute_rows(batch.dense + segment.first * num_dense(), segment.features.as<float>(), segment.count,
-                 batch.out + segment.first, pool);
+                 batch.out + segment.first, pool, next_ticket());
   }
   std::lock_guard<std::mutex> lock(state_);
   ++computed_;
   --batch.in_flight;
 }
 
-void Engine::compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool) {
+// Of the segment whose look-ups have begun and are not finished. With split roles the memory side takes care
+// of its reads itself.
+Ticket* Engine::next_ticket() {
+  if (!roles_.mixed() || looked_up_ == begun_) return nullptr;
+  std::optional<Ticket>& ticket = ring_[looked_up_ % kSlots].ticket;
+  return ticket ? &*ticket : nullptr;
+}
+
+void Engine::compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool,
+                          Ticket* ahead) {
   const Blocks blocks = cut(count, kBlock, pool.num_threads());
   const auto body = [&](int64_t block, int64_t, int thread) {
     const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
     model_.run(dense + begin * num_dense(), features + begin * model_.feature_stride(), end - begin,
                out + begin, threads_desks_[static_cast<size_t>(thread)].workspace);
+    if (thread == 0 && ahead != nullptr) ahead->poll();
   };
   pool.parallel_for(blocks.number, 1, std::ref(body));
 }

@@ -131,6 +131,7 @@ class Engine {
   void fail(Segment& segment);  // with the current exception
   void look_up_segment();
   void compute_segment(ThreadPool& pool);
+  Ticket* next_ticket();
 
   // What a thread works at that computes a block alone.
   struct Desk {
@@ -149,7 +150,9 @@ class Engine {
   };
   Blocks cut(int64_t count, int64_t most, int num_threads) const;
 
-  void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool);
+  // `ahead`: a look-up whose reads are kept going meanwhile, or null.
+  void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool,
+                    Ticket* ahead);
   void predict_blocks(const Prediction& batch);
 
   bool in_blocks() const { return roles_.mixed() && rows_in_dram_; }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from screc.planning import Effect, Sensitivity, TableSensitivity
+from screc.planning import Effect, Point, Sensitivity, TableSensitivity
 from screc.statistics import AccessStatistics, TableStatistics
 
 # Rows of the 26 categorical features of the Criteo Kaggle log.
@@ -51,7 +51,8 @@ def made_up_sensitivity(statistics: AccessStatistics, *, unit: float = 1e-6) -> 
         beyond = unit * (1 - table.smoothed_curve.share(np.array(cuts))) / len(statistics.tables)
 
         def effect(harm: float, losses=beyond, cuts=cuts, **more) -> Effect:
-            return Effect.of(cuts=cuts, measured=harm * losses, standard_error=0.1 * harm * losses, **more)
+            points = [Point(rise=x, standard_error=x / 10, expected=x) for x in harm * losses]
+            return Effect.of(cuts=cuts, measured=points, **more)
 
         effects = [effect(harm, format=name) for name, harm in _HARM.items()]
         effects += [effect(3 * _HARM[name], format=name, scale="table") for name in ("int8", "int4")]

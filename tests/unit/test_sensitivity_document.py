@@ -11,15 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planning_samples import made_up_sensitivity, zipf_statistics, zipf_table
 
-from screc.planning import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.sensitivity import CheckedLayouts, falling
 from screc.storage import Band, TableLayout, TtShape
 
 TABLE = zipf_table("t", 1000, samples=5000)
 CUTS = (0, 10, 100, 1000)
-INT4 = Effect.of("int4", CUTS, [4e-5, 3e-5, 1e-5, 0], [1e-6] * 4)
-TT8 = Effect.of("tt", CUTS, [4e-3, 3e-3, 1e-3, 0], [1e-5] * 4, tt_rank=8)
-TT32 = Effect.of("tt", CUTS, [2e-3, 1e-3, 1e-4, 0], [1e-5] * 4, tt_rank=32)
+
+
+def points(*rises: float) -> list[Point]:
+    return [Point(rise=rise, standard_error=1e-6, expected=rise) for rise in rises]
+
+
+INT4 = Effect.of("int4", CUTS, points(4e-5, 3e-5, 1e-5, 0))
+TT8 = Effect.of("tt", CUTS, points(4e-3, 3e-3, 1e-3, 0), tt_rank=8)
+TT32 = Effect.of("tt", CUTS, points(2e-3, 1e-3, 1e-4, 0), tt_rank=32)
 SENSITIVITY = TableSensitivity.of(TABLE, [INT4, TT8, TT32])
 
 
@@ -52,6 +58,10 @@ def test_a_tt_rank_between_two_takes_the_smaller_one() -> None:
 
 
 def test_what_was_not_measured_is_refused_by_name() -> None:
+    assert SENSITIVITY.knows("fp32")
+    assert SENSITIVITY.knows("tt", 100)
+    assert not SENSITIVITY.knows("tt", 4)
+    assert not SENSITIVITY.knows("int4", scale="table")
     with pytest.raises(ValueError, match=r"table t: .*int8.*only to fp32, int4, tt of TT rank 8"):
         SENSITIVITY.loss("int8", None, 0, 10)
     with pytest.raises(ValueError, match="TT rank 4"):
@@ -69,7 +79,7 @@ def test_a_band_outside_the_table_is_refused(start: int, stop: int) -> None:
 def test_ranks_that_no_lookup_asks_for_are_spread_evenly() -> None:
     sensitivity = TableSensitivity(
         table="t", num_embeddings=100, ranks=(0, 10, 100), shares=(0, 1, 1), effects=(
-            Effect.of("int4", (0, 10, 100), [3.0, 2.0, 0.0], [0.1, 0.1, 0.0]),
+            Effect.of("int4", (0, 10, 100), points(3.0, 2.0, 0.0)),
         ),
     )  # fmt: skip
     assert sensitivity.loss("int4", None, 10, 55) == pytest.approx(1.0)
@@ -104,6 +114,8 @@ def test_it_comes_back_as_it_was_saved(tmp_path) -> None:
     made = made_up_sensitivity(statistics)
     made.save(tmp_path / "s.json")
     assert Sensitivity.load(tmp_path / "s.json") == made
+    assert made.digest == made.model_copy(update={"created": "later"}).digest
+    assert made.digest != made.model_copy(update={"samples": 7}).digest
     data = json.loads((tmp_path / "s.json").read_text())
     data["tables"][0]["effects"][0]["loss"][0] = -1
     with pytest.raises(ValueError, match=r"tables\.0\.effects\.0\.loss\.0"):
@@ -157,7 +169,7 @@ def test_other_statistics_are_refused() -> None:
         ({"cuts": (1, 10, 100, 1000)}, "from 0"),
         ({"loss": (1.0, 2.0, 0.0, 0.0)}, "fall to 0"),
         ({"loss": (1.0, 0.5, 0.5, 0.5)}, "fall to 0"),
-        ({"measured": (0.0, 0.0)}, "measured has 2 entries"),
+        ({"measured": INT4.measured[2:]}, "measured has 2 entries"),
         ({"tt_rank": 8}, "tt_rank"),
         ({"format": "fp16", "scale": "table"}, "scale to share"),
     ],
@@ -167,13 +179,28 @@ def test_effects_that_contradict_themselves_are_refused(change: dict, words: str
         Effect(**{**INT4.model_dump(), **change})
 
 
+def test_chance_is_left_out_of_what_was_measured() -> None:
+    def left(rise: float) -> float:
+        return Point(rise=rise, standard_error=1.0, expected=0.5).without_chance
+
+    assert left(0.5) == 0.5
+    assert left(3.4) == 0.5  # less than three standard errors more than expected
+    assert left(-2.4) == 0.5
+    assert left(6.5) == pytest.approx(0.5 + 6 * 0.75)
+    assert left(-99.5) == pytest.approx(-99.5, abs=0.1)
+    assert Point(rise=-3, standard_error=0, expected=0).without_chance == -3
+
+
 def test_additivity_says_how_well_sums_predict() -> None:
     def checked(predicted: float, measured: float) -> CheckedLayouts:
-        return CheckedLayouts(predicted=predicted, measured=measured, standard_error=1e-6)
+        point = Point(rise=measured, standard_error=1e-6, expected=measured)
+        return CheckedLayouts(predicted=predicted, measured=point, auc_loss=0.0)
 
     good = Additivity(checked=tuple(checked(i * 1e-4, i * 1.1e-4) for i in range(1, 5)))
     assert good.correlation == pytest.approx(1.0)
     assert good.worst_ratio == pytest.approx(1.1)
-    # A rise within the noise says nothing of ratios.
-    assert Additivity(checked=(checked(1e-4, 3e-6),)).worst_ratio is None
-    assert Additivity(checked=(checked(1e-4, 3e-6),)).correlation is None
+    bad = Additivity(checked=(checked(1e-4, 3e-5), checked(1e-4, 2e-4)))
+    assert bad.worst_ratio == pytest.approx(0.3)
+    assert bad.correlation is None
+    nothing = Additivity(checked=(checked(0.0, 0.0),))
+    assert nothing.worst_ratio is None

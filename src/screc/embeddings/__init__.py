@@ -1,9 +1,47 @@
 """Embedding tables that can be trained, behind one contract (needs torch)."""
 
 from screc.embeddings.banded import BandedTable
+from screc.embeddings.budget import BudgetError
 from screc.embeddings.collection import EmbeddingCollection
+from screc.embeddings.compositional import QuotientRemainder
+from screc.embeddings.compress import CompressedBag, compress, methods_of
 from screc.embeddings.contract import TableModule
+from screc.embeddings.deep_hash import DeepHash
 from screc.embeddings.full import FullTable
+from screc.embeddings.hash import EqualCapHash, HashRows
+from screc.embeddings.hot_cold import HotCold
+from screc.embeddings.mem_rec import MemRec
+from screc.embeddings.memcom import MEmCom
+from screc.embeddings.method import METHODS, Method, make_method, register
+from screc.embeddings.mixed_dimension import MixedDimension
+from screc.embeddings.projection import Projection
+from screc.embeddings.robe import Robe
+from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
 
-__all__ = ["BandedTable", "EmbeddingCollection", "FullTable", "TableModule", "TensorTrain"]
+__all__ = [
+    "METHODS",
+    "BandedTable",
+    "BudgetError",
+    "CompressedBag",
+    "DeepHash",
+    "EmbeddingCollection",
+    "EqualCapHash",
+    "FullTable",
+    "HashRows",
+    "HotCold",
+    "MEmCom",
+    "MemRec",
+    "Method",
+    "MixedDimension",
+    "Projection",
+    "QuotientRemainder",
+    "Robe",
+    "TableModule",
+    "TensorRing",
+    "TensorTrain",
+    "compress",
+    "make_method",
+    "methods_of",
+    "register",
+]

@@ -7,7 +7,7 @@ from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
-from screc.planning.sensitivity import Additivity, Effect, Sensitivity, TableSensitivity
+from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
 
@@ -17,6 +17,7 @@ __all__ = [
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "Point",
     "Sensitivity",
     "SolverError",
     "SystemSpec",

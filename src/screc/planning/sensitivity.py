@@ -8,6 +8,7 @@ others. :class:`Additivity` holds how far that is true of whole plans.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
@@ -26,6 +27,26 @@ from screc.storage.row_format import LARGEST_CODE, ScaleOf
 _CURVE_POINTS = 64
 
 
+class Point(Frozen):
+    """What replacing some rows did to the mean log-loss, nats a sample."""
+
+    rise: float
+    """As measured: the mean over the samples of the difference of their losses."""
+    standard_error: NonNegativeFloat
+    """Of ``rise``, over the samples."""
+    expected: float = Field(ge=-1e-9)
+    """The rise if the float32 model's probabilities were the true ones: their mean divergence. The rest of
+    ``rise``, the mean of (probability - label) times the change of the logit, is 0 but for chance where rows
+    move at random, as they do when they are rounded."""
+
+    @property
+    def without_chance(self) -> float:
+        """``expected`` and, of the rest of ``rise``, as much as stands out of three standard errors."""
+        rest = self.rise - self.expected
+        doubt = (3 * self.standard_error / rest) ** 2 if rest else 1.0
+        return self.expected + rest * max(0.0, 1.0 - doubt)
+
+
 class Effect(Frozen):
     """The rise of log-loss when the cold end of one table is replaced by one format."""
 
@@ -36,33 +57,31 @@ class Effect(Frozen):
     """Of int8 and int4 rows: one scale each, or one for all that are replaced."""
     cuts: tuple[NonNegativeInt, ...] = Field(min_length=2)
     """First ranks replaced, ascending from 0 to the table's rows."""
-    measured: tuple[float, ...]
-    """Rise of the mean log-loss for each cut, nats a sample, as measured."""
-    standard_error: tuple[NonNegativeFloat, ...]
-    """Of ``measured``, over the samples: both predictions are of the same ones."""
+    measured: tuple[Point, ...]
+    """For each cut; the last replaces nothing."""
     loss: tuple[NonNegativeFloat, ...]
-    """``measured`` made to fall as the cut rises, to 0: what planning uses."""
+    """What planning uses: ``measured`` without chance, made to fall as the cut rises, to 0."""
 
     @classmethod
     def of(
         cls,
         format: Format,
         cuts: Sequence[int],
-        measured: Sequence[float],
-        standard_error: Sequence[float],
+        measured: Sequence[Point],
         *,
         tt_rank: int | None = None,
         scale: ScaleOf = "row",
     ) -> Effect:
-        """An effect from what was measured at each cut; the last cut, which replaces nothing, is 0."""
+        """An effect from what was measured at each cut."""
+        values = [point.without_chance for point in measured]
+        errors = [point.standard_error for point in measured]
         return cls(
             format=format,
             tt_rank=tt_rank,
             scale=scale,
             cuts=tuple(cuts),
             measured=tuple(measured),
-            standard_error=tuple(standard_error),
-            loss=tuple(falling(measured, standard_error).tolist()),
+            loss=tuple(falling(values, errors).tolist()),
         )
 
     @model_validator(mode="after")
@@ -73,7 +92,7 @@ class Effect(Frozen):
             raise ValueError(f"only int8 and int4 rows have a scale to share, these are {self.format}")
         if self.cuts[0] != 0 or any(b <= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
             raise ValueError(f"cuts must ascend from 0, got {list(self.cuts)}")
-        for name in ("measured", "standard_error", "loss"):
+        for name in ("measured", "loss"):
             if len(getattr(self, name)) != len(self.cuts):
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.cuts)} cuts")
         if self.loss[-1] != 0 or any(b > a for a, b in zip(self.loss, self.loss[1:], strict=False)):
@@ -127,6 +146,10 @@ class TableSensitivity(Frozen):
             raise ValueError(f"{where}: an effect is given twice")
         return self
 
+    def knows(self, format: Format, tt_rank: int | None = None, scale: ScaleOf = "row") -> bool:
+        """Whether :meth:`loss` can tell of a format; TT is not measured where it would save nothing."""
+        return format == "fp32" or self._find(format, tt_rank, scale) is not None
+
     def effect(self, format: Format, tt_rank: int | None = None, scale: ScaleOf = "row") -> Effect:
         """The effect of a format. A TT rank that was not measured takes that of the next smaller one, which
         loses more.
@@ -134,14 +157,7 @@ class TableSensitivity(Frozen):
         Raises:
             ValueError: it was not measured; says what was.
         """
-        found = None
-        for effect in self.effects:
-            if (effect.format, effect.scale) != (format, scale):
-                continue
-            if effect.tt_rank is None:
-                return effect
-            if tt_rank is not None and effect.tt_rank <= tt_rank:
-                found = effect if found is None or effect.tt_rank > (found.tt_rank or 0) else found
+        found = self._find(format, tt_rank, scale)
         if found is None:
             known = ", ".join(
                 effect.format
@@ -155,6 +171,15 @@ class TableSensitivity(Frozen):
                 "measure it again, or plan without that format"
             )
         return found
+
+    def _find(self, format: Format, tt_rank: int | None, scale: ScaleOf) -> Effect | None:
+        fitting = [
+            effect
+            for effect in self.effects
+            if (effect.format, effect.scale) == (format, scale)
+            and (effect.tt_rank is None or (tt_rank is not None and effect.tt_rank <= tt_rank))
+        ]
+        return max(fitting, key=lambda effect: effect.tt_rank or 0, default=None)
 
     def loss(
         self,
@@ -216,31 +241,45 @@ class CheckedLayouts(Frozen):
 
     predicted: NonNegativeFloat
     """The sum over all bands, nats a sample."""
-    measured: float
-    standard_error: NonNegativeFloat
+    measured: Point
+    auc_loss: float
+    """AUC of the model in float32 less its AUC in these layouts."""
 
 
 class Additivity(Frozen):
-    """How well sums over bands predict what whole plans cost."""
+    """How well sums over bands predict what whole plans cost.
+
+    Plans are compared by :attr:`Point.without_chance`, as bands are measured.
+    """
 
     checked: tuple[CheckedLayouts, ...] = Field(min_length=1)
 
     @property
     def correlation(self) -> float | None:
         """Pearson's, of predicted and measured; None for fewer than 3 plans or where one does not vary."""
-        predicted = np.array([one.predicted for one in self.checked])
-        measured = np.array([one.measured for one in self.checked])
+        predicted, measured = self._pairs()
         if len(predicted) < 3 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
             return None
         return float(np.corrcoef(predicted, measured)[0, 1])
 
     @property
     def worst_ratio(self) -> float | None:
-        """The largest measured / predicted or its inverse, over plans whose rise is more than 4 standard
-        errors; None where none is."""
-        clear = [one for one in self.checked if one.measured > 4 * one.standard_error and one.predicted > 0]
-        ratios = [one.measured / one.predicted for one in clear]
-        return max((max(ratio, 1 / ratio) for ratio in ratios), default=None)
+        """The measured / predicted that is farthest from 1 either way; None where nothing is predicted."""
+        ratios = self.ratios
+        return float(ratios[np.argmax(np.abs(np.log(ratios)))]) if ratios.size else None
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """measured / predicted of every plan that changes anything, float64."""
+        predicted, measured = self._pairs()
+        some = (predicted > 0) & (measured > 0)
+        return measured[some] / predicted[some]
+
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        return (
+            np.array([one.predicted for one in self.checked]),
+            np.array([one.measured.without_chance for one in self.checked]),
+        )
 
 
 class Sensitivity(Document):
@@ -259,6 +298,12 @@ class Sensitivity(Document):
     """Of the model (``Checkpoint.digest``)."""
     tables: tuple[TableSensitivity, ...] = Field(min_length=1)
     additivity: Additivity | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything but the date (hexadecimal); says which sensitivity a plan was made with."""
+        known = self.model_dump_json(exclude={"created"})
+        return hashlib.sha256(known.encode()).hexdigest()
 
     def table(self, name: str) -> TableSensitivity:
         """One table.
