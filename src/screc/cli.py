@@ -71,16 +71,6 @@ class PageOrdering(StrEnum):
     CO_ACCESS = "co-access"
 
 
-class RowFormat(StrEnum):
-    """How rows are held in DRAM and on SSD."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
 class RowScale(StrEnum):
     """What has a scale of its own: each int8 or int4 row, or each band of them."""
 
@@ -355,9 +345,9 @@ def plan(
     roles: Annotated[
         str, typer.Option(help="Threads that look up and that compute when serving, as 1+1, or mixed.")
     ] = "mixed",
-    row_format: Annotated[
-        RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
-    ] = RowFormat.FP32,
+    formats: Annotated[
+        str, typer.Option(help="Formats that bands of rows may have: fp32, fp16, bf16, int8, int4.")
+    ] = "fp32",
     row_scale: Annotated[
         RowScale,
         typer.Option(help="A scale for each int8 or int4 row, or one that all rows of a band share."),
@@ -411,7 +401,7 @@ def plan(
             else 0,
             row_cache_bytes=parse_bytes(row_cache, whole=whole),
             roles=_roles(roles),
-            row_format=row_format.value,
+            row_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
             row_scale=row_scale.value,
             time_limit=time_limit,
         )

@@ -24,7 +24,7 @@ FLAGS = {
     "profile": {"data", "out", "model", "limit", "plot", "on_error", "as_json"},
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
-        *("tt", "ssd", "row_cache", "roles", "row_format", "row_scale", "time_limit", "plot"),
+        *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "time_limit", "plot"),
         "as_json",
     },
     "pack": {

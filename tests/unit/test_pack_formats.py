@@ -96,7 +96,7 @@ def test_unused_slots_do_not_widen_a_shared_scale(tmp_path):
 def test_a_plan_with_one_scale_a_band_is_packed_and_opened(row_format, tmp_path):
     statistics = zipf_statistics((900, 40, 5000, 3))
     plan = make_plan(
-        statistics, 16, reference_system(), dram_fraction=0.05, row_format=row_format, row_scale="table"
+        statistics, 16, reference_system(), dram_fraction=0.05, row_formats=row_format, row_scale="table"
     )
     kinds = {(band.memory, band.scale) for one in plan.layouts for band in one.bands if band.tt is None}
     assert kinds == {("dram", "table"), ("ssd", "table")}

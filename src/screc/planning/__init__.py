@@ -1,10 +1,12 @@
 """Planning: a measured host, access statistics and a budget in; the memory of every row out."""
 
 from screc.planning.budget import format_bytes, parse_bytes
+from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.explain import plan_summary, plot_plan, system_summary
 from screc.planning.mip import SolverError
-from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
+from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
 from screc.planning.planner import InfeasibleBudget, make_plan
+from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
@@ -13,14 +15,19 @@ from screc.planning.system import SystemSpec
 
 __all__ = [
     "Additivity",
+    "Assignment",
+    "Budget",
     "Effect",
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "PlanOptions",
     "Point",
+    "Prediction",
     "Sensitivity",
     "SolverError",
     "SystemSpec",
+    "TableAssignment",
     "TableSensitivity",
     "check_page_orders",
     "check_plan",
@@ -29,6 +36,7 @@ __all__ = [
     "parse_bytes",
     "plan_summary",
     "plot_plan",
+    "predict",
     "probe",
     "reference_system",
     "sparse_index_bytes",

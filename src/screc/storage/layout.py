@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from .frozen import Frozen
 from .row_format import LARGEST_CODE, RowFormat, ScaleOf, row_bytes
 
 Format = RowFormat | Literal["tt"]
-Memory = Literal["dram", "ssd"]
+# llc: fast memory of a device's own that holds what it is told to (an FPGA's on-chip memory, a GPU's).
+# Nothing that is packed here uses it.
+Memory = Literal["llc", "dram", "ssd"]
 PageOrderKind = Literal["id", "frequency", "co-access"]
 
 # Scale and bias in float32.
@@ -147,8 +150,8 @@ class Band(Frozen):
             raise ValueError(f"band [{self.start}, {self.stop}) is empty; drop it")
         if (self.format == "tt") != (self.tt is not None):
             raise ValueError("tt must be given for bands of format 'tt' and only for them")
-        if self.format == "tt" and self.memory != "dram":
-            raise ValueError(f"a tt band lives in dram, got memory '{self.memory}'")
+        if self.format == "tt" and self.memory == "ssd":
+            raise ValueError(f"a tt band lives in dram or llc, got memory '{self.memory}'")
         if self.scale == "table" and self.format not in LARGEST_CODE:
             raise ValueError(f"only int8 and int4 bands have a scale to share, this one is {self.format}")
         if self.order != "id" and self.memory != "ssd":
@@ -255,8 +258,9 @@ class TableLayout(Frozen):
         return groups * geometry.pages_per_row * PAGE_BYTES
 
     def index_bytes(self, band: int) -> int:
-        """DRAM bytes of what finds the band's rows: the id-to-slot index, which a last band has only in
-        another order than the ids'; the index of its written pages, and the default row, if it has holes."""
+        """Bytes of what finds the band's rows: the id-to-slot index, which a last band has only in
+        another order than the ids'; the index of its written pages, and the default row, if it has
+        holes. It stands in DRAM, or beside its band in llc."""
         placed = self.bands[band]
         if band < len(self.bands) - 1:
             return index_bytes(self.num_embeddings, placed.num_rows)
@@ -267,13 +271,21 @@ class TableLayout(Frozen):
         return index_bytes(self.page_groups(band), placed.written) + self.row_bytes(band)
 
     @property
+    def llc_bytes(self) -> int:
+        """Fast memory that bands in llc take: rows, cores, indices and shared scales."""
+        return sum(
+            self.band_bytes(b) + self._beside_bytes(b)
+            for b, band in enumerate(self.bands)
+            if band.memory == "llc"
+        )
+
+    @property
     def dram_bytes(self) -> int:
         """DRAM the table takes when served: rows, cores, indices and shared scales."""
         return sum(
-            self.index_bytes(b)
-            + (self.band_bytes(b) if band.memory == "dram" else 0)
-            + (SHARED_SCALE_BYTES if band.scale == "table" else 0)
+            (self.band_bytes(b) if band.memory == "dram" else 0) + self._beside_bytes(b)
             for b, band in enumerate(self.bands)
+            if band.memory != "llc"
         )
 
     @property
@@ -285,6 +297,10 @@ class TableLayout(Frozen):
     def ssd_written_bytes(self) -> int:
         """SSD bytes of the table without holes."""
         return sum(self.written_bytes(b) for b, band in enumerate(self.bands) if band.memory == "ssd")
+
+    def _beside_bytes(self, band: int) -> int:
+        """Bytes of what a band needs besides its rows or cores."""
+        return self.index_bytes(band) + (SHARED_SCALE_BYTES if self.bands[band].scale == "table" else 0)
 
     def with_order(self, order: PageOrderKind) -> TableLayout:
         """The same layout with its last band's rows in this order."""
@@ -317,6 +333,12 @@ def index_kind(num_embeddings: int, num_rows: int) -> IndexKind:
 def index_bytes(num_embeddings: int, num_rows: int) -> int:
     """DRAM bytes of the smaller index, exactly as the store holds it (docs/format.md, "Indices")."""
     return min(_bitmap_bytes(num_embeddings), _hash_bytes(num_rows))
+
+
+def index_sizes(num_embeddings: int, num_rows: np.ndarray) -> np.ndarray:
+    """:func:`index_bytes` for each of ``num_rows``, int64 [n]."""
+    capacity = np.maximum(4, -(-num_rows * 4 // 3))
+    return np.minimum(_bitmap_bytes(num_embeddings), _HASH_BYTES_PER_ENTRY * capacity)
 
 
 def hash_capacity(num_rows: int) -> int:

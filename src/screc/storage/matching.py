@@ -43,9 +43,19 @@ class PlacementPlan(Protocol):
 
 def match_layouts(checkpoint: Checkpoint, planned: Sequence[TableLayout]) -> list[TableLayout]:
     """The plan's layouts in the checkpoint's order, checked against it."""
-    by_name = {layout.table: layout for layout in planned}
-    if len(by_name) != len(planned):
-        raise ValueError("plan: two layouts have the same table name; plan again")
+    by_name: dict[str, TableLayout] = {}
+    for layout in planned:
+        if layout.table in by_name:
+            raise ValueError(
+                f"plan: table {layout.table} is split over several devices; what is packed here holds whole "
+                "tables, plan for a host whose memories are shared"
+            )
+        by_name[layout.table] = layout
+        if any(band.memory == "llc" for band in layout.bands):
+            raise ValueError(
+                f"plan: table {layout.table} has a band in llc, memory of a device's own, which nothing that "
+                "is packed here has; plan for a host"
+            )
     result = []
     for stored in (table.layout for table in checkpoint.tables):
         layout = by_name.pop(stored.table, None)
