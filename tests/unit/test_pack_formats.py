@@ -169,7 +169,7 @@ def test_a_wrong_shared_scale_is_found(tmp_path, monkeypatch):
     packing = sys.modules["screc.storage.pack"]  # screc.storage.pack is the function
     codes, rows = np.zeros((10, 4), np.uint8), np.zeros((10, 4), np.float32)
     monkeypatch.setattr(packing, "band_scale", lambda *_: (float("nan"), 0.0))
-    monkeypatch.setattr(packing, "encode_rows", lambda *_, **__: codes)
+    monkeypatch.setattr(packing, "encode_band", lambda *_, **__: codes)
     monkeypatch.setattr(packing, "decode_rows", lambda *_: rows)
     pack(tmp_path / "c", None, Plan(planned), tmp_path / "a")
     assert [str(d) for d in verify(tmp_path / "a").damages] == [

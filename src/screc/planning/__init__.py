@@ -10,6 +10,7 @@ from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
+from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
 from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
 
@@ -36,9 +37,11 @@ __all__ = [
     "parse_bytes",
     "plan_summary",
     "plot_plan",
+    "plot_sensitivity",
     "predict",
     "probe",
     "reference_system",
+    "sensitivity_summary",
     "sparse_index_bytes",
     "system_summary",
 ]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from .artifact import (
     written_specs,
 )
 from .atomic import replace_directory
-from .band_encoding import band_cores, band_scale
+from .band_encoding import band_cores, band_scale, encode_band, encode_default
 from .band_source import BandSource, IdsInRanks, same_bands
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
@@ -42,7 +42,7 @@ from .layout import PAGE_BYTES, PageGeometry, TableLayout
 from .matching import PlacementPlan, RankedTables, check_sparse, match_layouts, match_statistics
 from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
-from .row_format import EncodingError, Scale, decode_rows, encode_rows
+from .row_format import EncodingError, Scale, decode_rows
 from .sparse import group_index, runs
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 
@@ -297,7 +297,7 @@ class _Packer:
         elif kind == "pages":
             found = self._written_arrays(table, band)[rest[0]]
         elif kind == "default":
-            found = self._default_row(table, band)
+            found = encode_default(self.source(table), band, self._scale(table, band))
         else:
             found = self._tt(table, band)[int(rest[0])]
         self._advance(found.nbytes)
@@ -324,27 +324,12 @@ class _Packer:
             if row_format == "fp32":
                 yield slots, rows
                 continue
-            try:
-                encoded = encode_rows(rows, row_format, scale)
-            except ValueError:
-                self._refuse(table, band, places, rows)
+            encoded = encode_band(source, band, places, rows, scale)
             used = source.used(band, places)
             error.add(rows[used], decode_rows(encoded, row_format, dim, scale)[used])
             yield slots, encoded
         if row_format != "fp32":
             self.fit_errors[table, band] = error.relative
-
-    def _refuse(self, table: int, band: int, slots: np.ndarray, rows: np.ndarray) -> NoReturn:
-        """Raises for the first of these rows that its format cannot hold, naming it by its slot or id."""
-        row_format = self.layouts[table].bands[band].format
-        assert row_format != "tt"
-        for slot, row in zip(slots, rows, strict=True):
-            try:
-                encode_rows(row[None], row_format, self._scale(table, band), first_row=int(slot))
-            except ValueError as refused:
-                name = self.layouts[table].table
-                raise ValueError(f"table {name}, band {band}: {refused}") from refused
-        raise AssertionError("one of the rows was refused")
 
     def _scale(self, table: int, band: int) -> Scale | None:
         """What the rows of a band share; None where each has its own or none is needed."""
@@ -378,18 +363,6 @@ class _Packer:
             arrays = group_index(groups, layout.page_groups(band))
             self._written = (table, dict(zip(written_specs(layout, band), arrays, strict=True)))
         return self._written[1]
-
-    def _default_row(self, table: int, band: int) -> np.ndarray:
-        """A sparse table's default row as its last band holds rows."""
-        placed, default = self.layouts[table].bands[band], self.source(table).default
-        assert default is not None
-        assert placed.format != "tt"
-        if placed.format == "fp32":
-            return default
-        try:
-            return encode_rows(default[None], placed.format, self._scale(table, band))[0]
-        except ValueError as refused:
-            raise ValueError(f"table {self.layouts[table].table}, its default row: {refused}") from refused
 
     def _tt(self, table: int, band: int) -> Sequence[np.ndarray]:
         if self._cores is None or self._cores[0] != (table, band):
