@@ -136,5 +136,22 @@ class TestLearnedThreshold(MethodContract):
     ratios = (4, 1.2, 6)
 
 
+class TestProductCodes(MethodContract):
+    name = "dpq"
+    ratios = (4, 2, 6)
+    exact_gradients = False
+
+
+class TestMultiGranularCodes(MethodContract):
+    name = "mgqe"
+    ratios = (4, 2, 6)
+    exact_gradients = False
+
+
+class TestClustered(MethodContract):
+    name = "kmeans"
+    ratios = (10, 2, 30)
+
+
 def test_every_method_is_held_to_the_contract() -> None:
     assert {cls.name for cls in MethodContract.__subclasses__()} == set(METHODS)

@@ -2,6 +2,8 @@
 
 from screc.embeddings.banded import BandedTable
 from screc.embeddings.budget import BudgetError
+from screc.embeddings.clustered import Clustered
+from screc.embeddings.coded import MultiGranularCodes, ProductCodes
 from screc.embeddings.collection import EmbeddingCollection
 from screc.embeddings.compositional import QuotientRemainder
 from screc.embeddings.compress import CompressedBag, compress, methods_of
@@ -27,6 +29,7 @@ __all__ = [
     "AdaptiveSteps",
     "BandedTable",
     "BudgetError",
+    "Clustered",
     "CompressedBag",
     "DeepHash",
     "DeepLight",
@@ -44,6 +47,8 @@ __all__ = [
     "MemRec",
     "Method",
     "MixedDimension",
+    "MultiGranularCodes",
+    "ProductCodes",
     "Projection",
     "QuotientRemainder",
     "Robe",
