@@ -71,6 +71,18 @@ class PageOrdering(StrEnum):
     CO_ACCESS = "co-access"
 
 
+class Method(StrEnum):
+    """Whose plan: the program's, or that of a planner of the literature to compare it with."""
+
+    MIP = "mip"
+    GREEDY_SIZE = "greedy-size"
+    GREEDY_LOOKUPS = "greedy-lookups"
+    RECSHARD = "recshard"
+    THREE_TIER = "three-tier"
+    TT_ONLY = "tt-only"
+    LRU = "lru"
+
+
 class RowScale(StrEnum):
     """What has a scale of its own: each int8 or int4 row, or each band of them."""
 
@@ -405,6 +417,9 @@ def plan(
         RowScale,
         typer.Option(help="A scale for each int8 or int4 row, or one that all rows of a band share."),
     ] = RowScale.ROW,
+    method: Annotated[
+        Method, typer.Option(help="mip, or to compare it with: a planner of the literature.")
+    ] = Method.MIP,
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -412,7 +427,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Choose a place for every row: DRAM, tensor train or SSD."""
-    from screc.planning import SystemSpec, make_plan, parse_bytes, plan_summary, plot_plan
+    from screc.planning import (
+        SystemSpec,
+        make_baseline_plan,
+        make_plan,
+        parse_bytes,
+        plan_summary,
+        plot_plan,
+    )
     from screc.planning import probe as measure
     from screc.statistics import AccessStatistics
     from screc.storage import Checkpoint
@@ -427,26 +449,34 @@ def plan(
         with _progress(console, "probing") as report:
             host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
     whole = sum(table.num_embeddings for table in counted.tables) * width * 4
+    layers = checkpoint.dense().values() if checkpoint else ()
+    asked: dict[str, Any] = {
+        "dram_bytes": parse_bytes(dram, whole=whole),
+        "batch_size": batch_size,
+        "tt_ranks": _widths(tt_ranks) if tt else (),
+        "max_tt_share": max_tt_share,
+        "ssd": ssd,
+        "dense_flops": 2 * sum(weight.size for weight in layers if weight.ndim == 2),
+        "row_scale": row_scale.value,
+        "time_limit": time_limit,
+    }
     with console.status("planning"):
-        made = make_plan(
-            counted,
-            width,
-            host,
-            dram_bytes=parse_bytes(dram, whole=whole),
-            batch_size=batch_size,
-            tt_ranks=_widths(tt_ranks),
-            max_tt_share=max_tt_share,
-            ssd=ssd,
-            tt=tt,
-            dense_flops=2 * sum(w.size for w in checkpoint.dense().values() if w.ndim == 2)
-            if checkpoint
-            else 0,
-            row_cache_bytes=parse_bytes(row_cache, whole=whole),
-            roles=_roles(roles),
-            row_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
-            row_scale=row_scale.value,
-            time_limit=time_limit,
-        )
+        if method == Method.MIP:
+            made = make_plan(
+                counted,
+                width,
+                host,
+                tt=tt,
+                row_cache_bytes=parse_bytes(row_cache, whole=whole),
+                roles=_roles(roles),
+                row_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
+                **asked,
+            )
+        else:
+            for option, value, default in (("--row-cache", row_cache, "0"), ("--roles", roles, "mixed")):
+                if value != default:
+                    raise typer.BadParameter(f"{option} is not for --method {method.value}")
+            made = make_baseline_plan(method.value, counted, width, host, row_format=formats, **asked)
     made.save(out)
     if plot:
         plot_plan(made, plot)

@@ -1,6 +1,8 @@
 """Planning: a measured host, access statistics and a budget in; the memory of every row out."""
 
 from screc.planning.alternatives import Alternative, table_alternatives
+from screc.planning.baseline_plan import make_baseline_plan
+from screc.planning.baselines import BASELINES
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.compare import Comparison, compare_plans
@@ -17,6 +19,7 @@ from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summ
 from screc.planning.system import SystemSpec
 
 __all__ = [
+    "BASELINES",
     "Additivity",
     "Alternative",
     "Assignment",
@@ -39,6 +42,7 @@ __all__ = [
     "compare_plans",
     "comparison_summary",
     "format_bytes",
+    "make_baseline_plan",
     "make_plan",
     "parse_bytes",
     "plan_summary",
