@@ -429,11 +429,13 @@ def plan(
     """Choose a place for every row: DRAM, tensor train or SSD."""
     from screc.planning import (
         SystemSpec,
+        format_bytes,
         make_baseline_plan,
         make_plan,
         parse_bytes,
         plan_summary,
         plot_plan,
+        sparse_index_bytes,
     )
     from screc.planning import probe as measure
     from screc.statistics import AccessStatistics
@@ -449,9 +451,12 @@ def plan(
         with _progress(console, "probing") as report:
             host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
     whole = sum(table.num_embeddings for table in counted.tables) * width * 4
+    kept = sparse_index_bytes(checkpoint.tables) if checkpoint else 0
+    if kept:
+        console.print(f"{format_bytes(kept)} of the DRAM is kept for finding the pages of sparse tables")
     layers = checkpoint.dense().values() if checkpoint else ()
     asked: dict[str, Any] = {
-        "dram_bytes": parse_bytes(dram, whole=whole),
+        "dram_bytes": max(0, parse_bytes(dram, whole=whole) - kept),
         "batch_size": batch_size,
         "tt_ranks": _widths(tt_ranks) if tt else (),
         "max_tt_share": max_tt_share,
@@ -565,10 +570,13 @@ def pack(
                 f"{measured['samples_per_s']:,.0f} samples/s"
             )
         console.print(f"dense layers in {result.precision['precision']}")
+    holes = result.written_bytes < result.ssd_bytes
     console.print(
         f"{out}: {format_bytes(result.dram_bytes)} in DRAM (of it tensor trains "
         f"{format_bytes(result.tt_bytes)}, indices {format_bytes(result.index_bytes)}), "
-        f"{format_bytes(result.ssd_bytes)} on SSD, {result.seconds:.1f} s"
+        f"{format_bytes(result.ssd_bytes)} on SSD"
+        + (f" ({format_bytes(result.written_bytes)} written, the rest holes)" if holes else "")
+        + f", {result.seconds:.1f} s"
     )
     _finish(as_json, asdict(result) | {"page_reads": [asdict(one) for one in orders.reads] if orders else []})
 

@@ -16,6 +16,7 @@ from screc.planning.presets import reference_system
 from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
+from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "probe",
     "reference_system",
     "sensitivity_summary",
+    "sparse_index_bytes",
     "system_summary",
     "table_alternatives",
     "table_summary",
