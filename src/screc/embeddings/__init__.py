@@ -10,26 +10,36 @@ from screc.embeddings.deep_hash import DeepHash
 from screc.embeddings.full import FullTable
 from screc.embeddings.hash import EqualCapHash, HashRows
 from screc.embeddings.hot_cold import HotCold
+from screc.embeddings.low_precision import AdaptiveSteps, IntegerRows
 from screc.embeddings.mem_rec import MemRec
 from screc.embeddings.memcom import MEmCom
 from screc.embeddings.method import METHODS, Method, make_method, register
 from screc.embeddings.mixed_dimension import MixedDimension
 from screc.embeddings.projection import Projection
+from screc.embeddings.pruned import DeepLight, LearnedThreshold
+from screc.embeddings.quantised import Dqrm, LearnedClip, LearnedStep
 from screc.embeddings.robe import Robe
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
 
 __all__ = [
     "METHODS",
+    "AdaptiveSteps",
     "BandedTable",
     "BudgetError",
     "CompressedBag",
     "DeepHash",
+    "DeepLight",
+    "Dqrm",
     "EmbeddingCollection",
     "EqualCapHash",
     "FullTable",
     "HashRows",
     "HotCold",
+    "IntegerRows",
+    "LearnedClip",
+    "LearnedStep",
+    "LearnedThreshold",
     "MEmCom",
     "MemRec",
     "Method",
