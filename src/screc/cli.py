@@ -99,7 +99,10 @@ class Optimizer(StrEnum):
 
 
 Data = Annotated[
-    str, typer.Option(help="criteo:FILE, avazu:FILE, parquet:FILE or synthetic:rows=...,seed=...,scale=...")
+    str,
+    typer.Option(
+        help="criteo:FILE, avazu:FILE, parquet:FILE, synthetic:rows=...,scale=... or meta-reuse:rows=..."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Threads = Annotated[int, typer.Option(help="Threads; 0 = every core.")]
