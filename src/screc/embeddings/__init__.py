@@ -1,5 +1,6 @@
 """Embedding tables that can be trained, behind one contract (needs torch)."""
 
+from screc.embeddings.adapt import AdaptEmb
 from screc.embeddings.banded import BandedTable
 from screc.embeddings.budget import BudgetError
 from screc.embeddings.clustered import Clustered
@@ -23,9 +24,11 @@ from screc.embeddings.quantised import Dqrm, LearnedClip, LearnedStep
 from screc.embeddings.robe import Robe
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
+from screc.embeddings.tt_rec import TtRec
 
 __all__ = [
     "METHODS",
+    "AdaptEmb",
     "AdaptiveSteps",
     "BandedTable",
     "BudgetError",
@@ -55,6 +58,7 @@ __all__ = [
     "TableModule",
     "TensorRing",
     "TensorTrain",
+    "TtRec",
     "compress",
     "make_method",
     "methods_of",
