@@ -151,6 +151,20 @@ def test_a_plan_costs_the_sum_of_its_bands() -> None:
     assert made.plan_loss(layouts) > 0
 
 
+def test_cores_that_can_rebuild_any_rows_cost_nothing() -> None:
+    made = made_up_sensitivity(zipf_statistics((1000, 50)))
+
+    def loss(tt_rank: int) -> float:
+        shape = TtShape.balanced(50, 4, tt_rank)
+        band = Band(start=0, stop=50, format="tt", memory="dram", tt=shape)
+        layout = TableLayout(table="t1", num_embeddings=50, embedding_dim=4, bands=(band,))
+        assert shape.exact == (tt_rank == 64)
+        return made.plan_loss([layout])
+
+    assert loss(8) > 0
+    assert loss(64) == 0
+
+
 def test_other_statistics_are_refused() -> None:
     made = made_up_sensitivity(zipf_statistics((1000, 50)))
     made.check(zipf_statistics((1000, 50)))

@@ -16,6 +16,7 @@ from screc.embeddings.method import METHODS, Method, make_method, register
 from screc.embeddings.mixed_dimension import MixedDimension
 from screc.embeddings.projection import Projection
 from screc.embeddings.robe import Robe
+from screc.embeddings.rounded import RoundedTable
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
 
@@ -37,6 +38,7 @@ __all__ = [
     "Projection",
     "QuotientRemainder",
     "Robe",
+    "RoundedTable",
     "TableModule",
     "TensorRing",
     "TensorTrain",

@@ -327,6 +327,8 @@ class Sensitivity(Document):
         for layout in layouts:
             table = self.table(layout.table)
             for band in layout.bands:
+                if band.tt is not None and band.tt.exact:
+                    continue
                 rank = max(band.tt.ranks) if band.tt else None
                 total += float(table.loss(band.format, rank, band.start, band.stop, band.scale))
         return total

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from .layout import TableLayout
 from .remap import bitmap_index, check_ids, slot_order
+from .row_format import Scale
 from .tensors import TensorFile
 
 IdsInRanks = Callable[[int, int], np.ndarray]
@@ -51,7 +53,7 @@ class BandSource:
     def __init__(
         self, file: TensorFile, stored: TableLayout, layout: TableLayout, ids_in_ranks: IdsInRanks | None
     ) -> None:
-        self.file, self.layout = file, layout
+        self.file, self.layout, self._stored = file, layout, stored
         self.taken_over = same_bands(stored, layout)
         self._ids_in_ranks = ids_in_ranks
         # One bit per id that an earlier band holds: finds ids in two bands, and the last band's unused slots.
@@ -118,6 +120,26 @@ class BandSource:
                     "model with such cores cannot be served, train it again (a lower learning rate helps)"
                 )
         return cores
+
+    def trained_scale(self, band: int) -> Scale | None:
+        """The scale and bias that a band was trained with; None where its rows were trained otherwise.
+
+        Raises:
+            ValueError: they are not a scale and a bias.
+        """
+        trained, placed = self._stored.bands, self.layout.bands[band]
+        if not self.taken_over or (trained[band].format, trained[band].scale) != (
+            placed.format,
+            placed.scale,
+        ):
+            return None
+        scale, bias = self.file[f"band.{band}.scale"].tolist()
+        if not (0 <= scale < math.inf and math.isfinite(bias)):
+            raise ValueError(
+                f"table {self.layout.table}, band {band}: the scale {scale} and bias {bias} it was trained "
+                "with cannot be used; train it again (a lower learning rate helps)"
+            )
+        return scale, bias
 
     def _slot_ids(self, band: int) -> np.ndarray:
         layout, placed = self.layout, self.layout.bands[band]

@@ -63,6 +63,8 @@ def tensor_specs(layout: TableLayout) -> dict[str, TensorSpec]:
         else:
             shape = (layout.slots(number), layout.embedding_dim)
             specs[f"band.{number}.rows"] = TensorSpec(shape, np.dtype(np.float32))
+        if band.scale == "table":
+            specs[f"band.{number}.scale"] = TensorSpec((2,), np.dtype(np.float32))
         if number != last:
             specs[f"band.{number}.ids"] = TensorSpec((band.num_rows,), np.dtype(np.int64))
     return specs
