@@ -132,8 +132,15 @@ def crc32c(data: object, seed: int = 0) -> int:
     CRC32C (Castagnoli) of a C-contiguous buffer. seed: the checksum of the bytes before it.
     """
 
+def crc32c_zeros(count: int, seed: int = 0) -> int:
+    """
+    CRC32C (Castagnoli) of count bytes of zeros. seed: the checksum of the bytes before them.
+    """
+
 def crc32c_file(path: str | os.PathLike) -> int:
-    """CRC32C (Castagnoli) of a whole file. Raises OSError."""
+    """
+    CRC32C (Castagnoli) of a whole file; holes count as zeros and are not read. Raises OSError.
+    """
 
 def read_into(path: str | os.PathLike, offset: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
     """
@@ -197,9 +204,15 @@ class StoreStats:
         """Look-ups that ended in a band on SSD."""
 
     @property
+    def default_rows(self) -> int:
+        """
+        Of ssd_rows, look-ups of rows whose page was never written: nothing is read for them.
+        """
+
+    @property
     def page_requests(self) -> int:
         """
-        4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.
+        4 KiB pages that the other look-ups on SSD needed, one by one; pages_read after each is read once per call.
         """
 
     @property
@@ -297,10 +310,13 @@ class RowStore:
         Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are copied.
         """
 
-    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None) -> None:
+    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None, written: object | None = None, default_row: object | None = None) -> None:
         """
         Adds a file of pages as the next band; its pages must carry this table and band number.
         format and scale: as for add_dram_band.
+        written: for a sparse band, the page groups (slot // rows a page) that were written, as ('bitmap', bits,
+        directory) or ('hash', keys, slots); rows of all others are default_row (uint8 [row_bytes], copied) and
+        nothing is read for them.
 
         Raises OSError when the file is missing, has the wrong size, or its first or last page is damaged.
         """
@@ -439,3 +455,84 @@ class Engine:
     @property
     def num_threads(self) -> int:
         """Threads that work on one call, the caller included."""
+
+class RankedRows:
+    """What a RowCounter counted; see screc.statistics.counting."""
+
+    @property
+    def ids(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """int64 [ranked], by descending count, then ascending."""
+
+    @property
+    def counts(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """int64 [ranked], look-ups, or at least so many."""
+
+    @property
+    def errors(self) -> Annotated[NDArray[numpy.uint32], dict(shape=(None,), writable=False)]:
+        """
+        uint32 [ranked], how many more they may be; empty where all counts are exact.
+        """
+
+    @property
+    def unranked_bound(self) -> int:
+        """No other row was looked up more often."""
+
+    @property
+    def sample_level(self) -> int:
+        """Each row was in the sample with probability 2^-level."""
+
+    @property
+    def unranked_sample(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """
+        int64 [n], exact counts of the rows in the sample that are not among ids.
+        """
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows in the sample."""
+
+    @property
+    def sample_singletons(self) -> int:
+        """Of these, rows looked up once."""
+
+class RowCounter:
+    """
+    Counts the look-ups of one table in at most max_bytes: exactly while they suffice, then
+    with stated bounds. `table` is for messages.
+    """
+
+    def __init__(self, table: str, num_embeddings: int, max_bytes: int) -> None: ...
+
+    def add(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)]) -> None:
+        """
+        Counts ids, int64 [n]; ValueError, and none counted, where one is outside.
+        """
+
+    def finish(self) -> RankedRows:
+        """Ends counting, frees the counters and returns what they hold."""
+
+    @property
+    def num_lookups(self) -> int:
+        """Ids counted."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether all counts so far are exact."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the counters now."""
+
+def count_batch(counters: Sequence[RowCounter], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None,))]:
+    """
+    Adds the bags of a batch (see screc.data.Batch) to one counter per table.
+
+    Returns int64 [tables]: samples whose bag is not empty.
+    """
+
+def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
+    """
+    Different rows of every table in each whole window of `window` samples of a batch.
+
+    Returns int64 [tables, batch_size // window].
+    """

@@ -21,14 +21,14 @@ FLAGS = {
         *("table_optimizer", "shuffle", "checkpoint_every", "seed", "threads", "restart", "on_error"),
         "as_json",
     },
-    "profile": {"data", "out", "model", "limit", "plot", "on_error", "as_json"},
+    "profile": {"data", "out", "model", "limit", "memory", "drift_from", "plot", "on_error", "as_json"},
     "sensitivity": {
         *("model", "data", "statistics", "out", "samples", "tt_ranks", "plans", "plot"),
         "as_json",
     },
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
-        *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "time_limit", "plot"),
+        *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "method", "time_limit", "plot"),
         "as_json",
     },
     "pack": {

@@ -8,15 +8,15 @@ Times are device-seconds: how long one device is busy. The formulas are in docs/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
 
 from screc.planning.sensitivity import TableSensitivity
 from screc.planning.system import SystemSpec, Where
-from screc.statistics.access import TableStatistics
 from screc.statistics.curve import AccessCurve
+from screc.statistics.table import TableStatistics
 from screc.storage.layout import (
     PAGE_BYTES,
     SHARED_SCALE_BYTES,
@@ -209,7 +209,7 @@ class TableCosts:
     @property
     def num_seen(self) -> int:
         """Rows of the table or shard that were looked up at least once."""
-        return max(0, -(-(self.statistics.num_seen - self.part) // self.parts))
+        return max(0, -(-(self.statistics.num_ranked - self.part) // self.parts))
 
     @property
     def lookups(self) -> float:
@@ -265,6 +265,16 @@ class TableCosts:
             start, stop = np.array([band.start]), np.array([band.stop])
             parts.append(self.evaluate(Placement.of(band), start, stop, band.tt))
         return BandCosts.joined(parts)
+
+    def with_reads(self, costs: BandCosts, layout: TableLayout, band: int, rows: float) -> BandCosts:
+        """The costs of the layout's bands, if a batch reads only so many different rows of one on SSD."""
+        placement, slots = Placement.of(layout.bands[band]), np.array([layout.slots(band)])
+        changed = {name: getattr(costs, name).copy() for name in ("pages", "row_seconds", "traffic")}
+        pages = self._reads(placement, slots, np.array([rows]))
+        changed["traffic"][band] += (pages[0] - changed["pages"][band]) * PAGE_BYTES
+        changed["pages"][band] = pages[0]
+        changed["row_seconds"][band] = self._read_seconds(placement, costs.lookups[[band]], pages)[0]
+        return replace(costs, **changed)
 
     def possible(self, placement: Placement, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """Which of the bands make sense, bool [n]: those with enough rows for their TT rank."""
@@ -356,12 +366,17 @@ class TableCosts:
         pages of the band, for rows on SSD are addressed by their own id.
         """
         geometry = PageGeometry.of(self._row_bytes(placement))
-        groups = -(-slots // geometry.rows_per_page)
         touched = np.maximum(
             self.curve.distinct(self.lookups, stop) - self.curve.distinct(self.lookups, start), 0.0
         )
-        pages = groups * -np.expm1(-touched / groups) * geometry.pages_per_row
-        return groups * geometry.pages_per_row * PAGE_BYTES, pages
+        groups = -(-slots // geometry.rows_per_page)
+        return groups * geometry.pages_per_row * PAGE_BYTES, self._reads(placement, slots, touched)
+
+    def _reads(self, placement: Placement, slots: np.ndarray, touched: np.ndarray) -> np.ndarray:
+        """4 KiB reads that bring so many different rows of a band."""
+        geometry = PageGeometry.of(self._row_bytes(placement))
+        groups = -(-slots // geometry.rows_per_page)
+        return groups * -np.expm1(-touched / groups) * geometry.pages_per_row
 
     def _read_seconds(self, placement: Placement, lookups: np.ndarray, pages: np.ndarray) -> np.ndarray:
         """Device-seconds of look-ups on SSD: of each page, which brings one row, and of each further row."""

@@ -12,7 +12,7 @@ import torch
 from screc.data.batch import Batch
 from screc.data.log import check_log
 from screc.embeddings import Method
-from screc.models.dlrm import DLRM
+from screc.models import ClickModel
 
 if TYPE_CHECKING:
     from screc.data.log import ClickLog
@@ -52,6 +52,7 @@ class MethodStages:
         begins = itertools.accumulate(shares[:-1], initial=0.0)
         self.method = method
         self._begins = [round(begin * (total or 0)) for begin in begins]
+        self._total = total
         self._batch_size, self._validation = batch_size, validation
         self._batches: Iterator[Batch] = iter(())
         parameters = method.architecture_parameters()
@@ -59,7 +60,7 @@ class MethodStages:
 
     @classmethod
     def of(
-        cls, model: DLRM, *, samples: int | None, batch_size: int, validation: ClickLog | None
+        cls, model: ClickModel, *, samples: int | None, batch_size: int, validation: ClickLog | None
     ) -> MethodStages | None:
         """The stages of a model's method; None for tables that no method compresses."""
         if validation is not None:
@@ -69,7 +70,8 @@ class MethodStages:
         return cls(model.tables, total=samples, batch_size=batch_size, validation=validation)
 
     def at(self, samples: int) -> int:
-        """Number of the stage that a run is in after so many samples."""
+        """Number of the stage that a run is in after so many samples, of which the method is told."""
+        self.method.progress = min(1.0, samples / self._total) if self._total else 0.0
         return bisect_right(self._begins, samples) - 1
 
     def searches(self, stage: int) -> bool:
