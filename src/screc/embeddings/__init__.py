@@ -23,6 +23,7 @@ from screc.embeddings.projection import Projection
 from screc.embeddings.pruned import DeepLight, LearnedThreshold
 from screc.embeddings.quantised import Dqrm, LearnedClip, LearnedStep
 from screc.embeddings.robe import Robe
+from screc.embeddings.rounded import RoundedTable
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
 from screc.embeddings.tt_rec import TtRec
@@ -57,6 +58,7 @@ __all__ = [
     "Projection",
     "QuotientRemainder",
     "Robe",
+    "RoundedTable",
     "TableModule",
     "TensorRing",
     "TensorTrain",
