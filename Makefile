@@ -60,9 +60,10 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
 
-# The golden stub of the compiled module; a test compares it with the build.
+# Golden files that tests compare with the code: the stub of the compiled module, the schema of plans.
 stub: install
 	$(BIN)/python -m nanobind.stubgen -m screc._native -o src/screc/_native.pyi
+	$(BIN)/python -c "import json; from screc.planning import Plan; print(json.dumps(Plan.model_json_schema(), indent=1))" >docs/plan.schema.json
 
 clean:
 	rm -rf build run $(VENV) src/screc/*.so
