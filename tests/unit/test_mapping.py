@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planning_samples import zipf_statistics
 
 from screc import _native
-from screc.planning import reference_system
+from screc.planning import Plan, make_plan, reference_system, with_mapping
 from screc.planning.core_assignment import CoreAssignment, Placed, Way
 from screc.planning.data_flow import FlowModel, FlowTable
 from screc.planning.mapping import MAX_COPY_BYTES, choose_mapping, map_layouts, table_ways
@@ -285,3 +285,14 @@ def test_layouts_that_are_one_array_get_cores() -> None:
     twice = [table("a", uniform(9)), table("a", uniform(9))]
     with pytest.raises(ValueError, match="tables: two of them have one name, among a, a"):
         choose_mapping(twice, FlowModel(system=SYSTEM, batch_size=1, cores=2))
+
+
+def test_a_plan_says_why_its_data_flow_is_what_it_is(tmp_path) -> None:
+    statistics = zipf_statistics((4000,) * 10, pooling=32)
+    made = make_plan(statistics, 64, SYSTEM, dram_fraction=1.0, batch_size=64, ssd=False, tt=False)
+    mapped = with_mapping(made, statistics)
+    assert mapped.reasons[:-1] == made.reasons
+    assert mapped.reasons[-1].endswith(f"data flow is {'asymmetric' if mapped.mapping else 'symmetric'}.")
+    assert mapped.mapping is not None
+    mapped.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == mapped

@@ -7,6 +7,7 @@ from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.compare import Comparison, PlannedRate, compare_plans, planned_rate
 from screc.planning.explain import comparison_summary, plan_summary, system_summary, table_summary
+from screc.planning.mapping import MappingChoice, choose_mapping, map_layouts, with_mapping
 from screc.planning.mip import SolverError
 from screc.planning.picture import plot_plan
 from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
@@ -29,6 +30,7 @@ __all__ = [
     "Comparison",
     "Effect",
     "InfeasibleBudget",
+    "MappingChoice",
     "Plan",
     "PlanError",
     "PlanOptions",
@@ -43,11 +45,13 @@ __all__ = [
     "TableSensitivity",
     "check_page_orders",
     "check_plan",
+    "choose_mapping",
     "compare_plans",
     "comparison_summary",
     "format_bytes",
     "make_baseline_plan",
     "make_plan",
+    "map_layouts",
     "parse_bytes",
     "plan_summary",
     "planned_rate",
@@ -61,4 +65,5 @@ __all__ = [
     "system_summary",
     "table_alternatives",
     "table_summary",
+    "with_mapping",
 ]
