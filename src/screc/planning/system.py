@@ -64,8 +64,16 @@ class RowRate(Frozen):
     """Devices that did the same at once."""
 
 
+class BagRate(Frozen):
+    """Device-ns of a bag besides the look-ups in it."""
+
+    embedding_dim: PositiveInt
+    ns: NonNegativeFloat
+    spread: NonNegativeFloat = 0.0
+
+
 class IndexRate(Frozen):
-    """Device-ns to ask an index that stands in a memory whether it holds an id."""
+    """Device-ns to ask an index whether it holds an id, the index and the rows in the same place."""
 
     kind: IndexKind
     where: Where
@@ -110,6 +118,8 @@ class SsdSpec(Frozen):
 
     backend: str
     reads: tuple[ReadRate, ...] = Field(min_length=1)
+    adjacent: float = Field(default=1.0, ge=0, le=1)
+    """Drive's time of a page that is read together with the one before it, in lone pages."""
     page_ns: NonNegativeFloat = 0.0
     """Device-ns that a page costs besides the drive's time: to ask for it, to check it, to copy its row."""
 
@@ -150,6 +160,7 @@ class SystemSpec(Document):
     """Most that all devices together read from the shared DRAM, or each from its own."""
     rows: tuple[RowRate, ...] = Field(min_length=1)
     index: tuple[IndexRate, ...] = ()
+    bags: tuple[BagRate, ...] = ()
     tt: tuple[TtRate, ...] = Field(min_length=1)
     dense: tuple[DenseRate, ...] = Field(min_length=1)
     ssd: SsdSpec | None
@@ -216,13 +227,21 @@ class SystemSpec(Document):
     def index_ns(self, kind: IndexKind, where: Where = "dram") -> float:
         """Device-ns to ask an index of this kind that stands in ``where`` about one id.
 
-        Without a measurement: that of a look-up of 16 columns there.
+        Where that was not measured, what a cache line takes longer from there than from the farthest place
+        that was. No index measured: a cache line.
         """
-        for place in _PLACES[_PLACES.index(where) :]:
-            for rate in self.index:
-                if (rate.kind, rate.where) == (kind, place):
-                    return rate.ns
-        return self.row_ns("fp32", 16, "row", where)
+        line_ns = {place: self.row_ns("fp32", 16, "row", place) for place in _PLACES}
+        known = {rate.where: rate.ns for rate in self.index if rate.kind == kind}
+        if not known:
+            return line_ns[where]
+        nearest = where if where in known else max(known, key=_PLACES.index)
+        return known[nearest] + max(0.0, line_ns[where] - line_ns[nearest])
+
+    def bag_ns(self, embedding_dim: int) -> float:
+        """Device-ns of a bag besides the look-ups in it, interpolated as :meth:`row_ns`; 0 where none was
+        measured."""
+        points = sorted((rate.embedding_dim, rate.ns) for rate in self.bags)
+        return _over_dims(embedding_dim, points) if points else 0.0
 
     def tt_ns(self, shape: TtShape) -> float:
         """Device-ns to rebuild one row of this shape.
@@ -257,6 +276,17 @@ class SystemSpec(Document):
             return 0.0
         depths = np.log([rate.queue_depth for rate in self.ssd.reads])
         return float(np.interp(math.log(queue_depth), depths, [r.pages_per_second for r in self.ssd.reads]))
+
+    def lone_reads(self, pages: float | np.ndarray, num_pages: float | np.ndarray) -> float | np.ndarray:
+        """Random reads of single pages that take the drive as long as ``pages`` scattered over a file.
+
+        Of so many different pages of ``num_pages`` some lie side by side, more of them the denser they are,
+        and such neighbours are read together.
+        """
+        if self.ssd is None:
+            return pages
+        neighbours = pages * np.minimum(1.0, pages / np.maximum(num_pages, 1))
+        return pages - (1.0 - self.ssd.adjacent) * neighbours
 
     @property
     def page_ns(self) -> float:

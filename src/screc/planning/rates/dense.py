@@ -1,0 +1,103 @@
+"""The dense part: MLPs and interaction of a DLRM in the engine, its bags empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from screc import _native
+from screc.planning.dense import DenseShape
+from screc.planning.rates.clock import Clock, Timing
+from screc.planning.system import DenseRate
+from screc.storage.dense_precision import PRECISIONS, Precision, layer_precision
+
+# The DLRM of Criteo Kaggle in the reference implementation, arXiv 1906.00091.
+SHAPE = DenseShape(
+    num_dense=13, embedding_dim=16, table_dims=(16,) * 26, bottom=(512, 256, 64, 16), top=(512, 256, 1)
+)
+# Samples of each thread.
+_SAMPLES = (1, 8, 64, 512, 2048)
+_PART = 0.006
+
+
+def measure_dense(clock: Clock, threads: int) -> tuple[DenseRate, ...]:
+    """Every precision at growing numbers of samples for each thread."""
+    rates = []
+    for precision in PRECISIONS:
+        for samples in _SAMPLES:
+            ns, spread = dense_ns(clock, SHAPE, samples * threads, precision, threads, _PART)
+            rates.append(
+                DenseRate(precision=precision, samples=samples, flops=SHAPE.flops, ns=ns, spread=spread)
+            )
+    return tuple(rates)
+
+
+def dense_ns(
+    clock: Clock, shape: DenseShape, batch_size: int, precision: Precision, threads: int, part: float
+) -> Timing:
+    """Device-ns of one sample's dense part in batches of this size, and its spread."""
+    store = _native.RowStore(threads=threads)
+    for dim in shape.table_dims:
+        store.add_dram_band(store.add_table(1, dim), np.zeros((1, dim), np.float32), None)
+    engine = random_engine(store, shape, precision)
+    run = batches_of(engine, shape, [np.zeros(0, np.int64)], np.zeros(len(shape.table_dims) * batch_size + 1))
+    seconds, spread = clock.time(f"dense part in {precision}, {batch_size} samples", part, run)
+    return Timing(threads * 1e9 * seconds / batch_size, spread)
+
+
+def random_engine(
+    store: _native.RowStore, shape: DenseShape, precision: Precision = "fp32"
+) -> _native.Engine:
+    """An engine of this shape over a store's tables; activations neither die nor grow in its layers."""
+    random = np.random.default_rng(0)
+
+    def layer(outputs: int, inputs: int) -> tuple[np.ndarray, np.ndarray, str, np.ndarray | None]:
+        weight = random.standard_normal((outputs, inputs), dtype=np.float32) * np.float32((2 / inputs) ** 0.5)
+        chosen = layer_precision(precision, outputs, inputs)
+        span = np.array([[-4.0], [4.0]], np.float32).repeat(inputs, axis=1) if chosen == "int8" else None
+        return weight, np.zeros(outputs, np.float32), chosen, span
+
+    layers: dict[str, Any] = {mlp: [layer(*one) for one in shape.layers[mlp]] for mlp in shape.layers}
+    if not shape.num_dense:
+        layers["bottom"] = []
+    return _native.Engine(
+        store, shape.num_dense, shape.embedding_dim, layers["bottom"], layers["top"], shape.interaction
+    )
+
+
+def batches_of(
+    engine: _native.Engine,
+    shape: DenseShape,
+    ids: Sequence[np.ndarray],
+    offsets: np.ndarray,
+    batches: int = 1,
+) -> Callable[[], None]:
+    """A call that predicts a stream of batches, as ``screc.serving.Engine.predict_stream`` does.
+
+    Args:
+        engine: the engine.
+        shape: its model's.
+        ids: of the batches, taken in turn from call to call.
+        offsets: of every batch, table-major.
+        batches: in a call.
+    """
+    offsets = offsets.astype(np.int64)
+    size = (len(offsets) - 1) // len(shape.table_dims)
+    dense = np.random.default_rng(0).standard_normal((size, shape.num_dense), dtype=np.float32)
+    outs = [np.empty(size, np.float32) for _ in range(2)]
+    turn = 0
+
+    def run() -> None:
+        nonlocal turn
+        pending = None
+        for number in range(batches):
+            turn += 1
+            one = _native.Submitted(engine, dense, ids[turn % len(ids)], offsets, outs[number % 2])
+            if pending is not None:
+                pending.collect()
+            pending = one
+        pending.collect()
+
+    return run
