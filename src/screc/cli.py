@@ -71,16 +71,6 @@ class PageOrdering(StrEnum):
     CO_ACCESS = "co-access"
 
 
-class RowFormat(StrEnum):
-    """How rows are held in DRAM and on SSD."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
 class RowScale(StrEnum):
     """What has a scale of its own: each int8 or int4 row, or each band of them."""
 
@@ -335,6 +325,40 @@ def profile(
 
 
 @app.command()
+def sensitivity(
+    model: Annotated[Path, typer.Argument(help="Checkpoint with whole tables.")],
+    data: Annotated[str, typer.Option(help="Labelled log other than the training data.")],
+    statistics: Annotated[Path, typer.Option(help="Statistics from `screc profile`: the rows' ranks.")],
+    out: Annotated[Path, typer.Option(help="Where to write the sensitivity.")] = Path("sensitivity.json"),
+    samples: Annotated[int, typer.Option(help="Samples of the log to measure on.")] = 100_000,
+    tt_ranks: Annotated[str, typer.Option(help="TT ranks to measure; empty for none.")] = "8,16,32,64",
+    plans: Annotated[int, typer.Option(help="Random plans to check that losses add up.")] = 16,
+    plot: Annotated[Path | None, typer.Option(help="Draw what each format costs (.svg or .png).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each table loses in each format; Ctrl-C keeps what is done, the same command goes on."""
+    from screc.planning import plot_sensitivity, sensitivity_summary
+    from screc.serving import SensitivityConfig, measure_sensitivity
+    from screc.statistics import AccessStatistics
+    from screc.storage import Checkpoint
+
+    console = _console(as_json)
+    counted = AccessStatistics.load(statistics)
+    checkpoint = Checkpoint.open(model)
+    config = SensitivityConfig(samples=samples, tt_ranks=_widths(tt_ranks), plans=plans)
+    log = _open(data, checkpoint.assets, OnError.RAISE)
+    with _progress(console, "measuring") as report:
+        kept = out.with_name(out.name + ".part")
+        found = measure_sensitivity(checkpoint, log, counted, config, keep=kept, progress=report)
+    found.save(out)
+    if plot:
+        plot_sensitivity(found, plot)
+    sensitivity_summary(found, console)
+    console.print(f"written: {out}")
+    _finish(as_json, found.to_dict())
+
+
+@app.command()
 def plan(
     statistics: Annotated[Path, typer.Option(help="Statistics from `screc profile`.")],
     dram: Annotated[str, typer.Option(help="DRAM budget for rows: bytes (500MB) or a share (10%).")],
@@ -355,9 +379,9 @@ def plan(
     roles: Annotated[
         str, typer.Option(help="Threads that look up and that compute when serving, as 1+1, or mixed.")
     ] = "mixed",
-    row_format: Annotated[
-        RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
-    ] = RowFormat.FP32,
+    formats: Annotated[
+        str, typer.Option(help="Formats that bands of rows may have: fp32, fp16, bf16, int8, int4.")
+    ] = "fp32",
     row_scale: Annotated[
         RowScale,
         typer.Option(help="A scale for each int8 or int4 row, or one that all rows of a band share."),
@@ -400,7 +424,7 @@ def plan(
             else 0,
             row_cache_bytes=parse_bytes(row_cache, whole=whole),
             roles=_roles(roles),
-            row_format=row_format.value,
+            row_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
             row_scale=row_scale.value,
             time_limit=time_limit,
         )

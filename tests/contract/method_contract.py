@@ -50,8 +50,9 @@ def dense_gradients(method: Method) -> list[Tensor]:
 
 def step(method: Method, seed: int, lr: float = 0.1) -> float:
     """One step of plain gradient descent towards a fixed random target, with all hooks; its loss."""
-    ids, offsets = batch(seed, size=200)
-    target = torch.randn(200, len(SPECS), DIM, generator=torch.Generator().manual_seed(9))
+    device = next(method.parameters()).device
+    ids, offsets = (tensor.to(device) for tensor in batch(seed, size=200))
+    target = torch.randn(200, len(SPECS), DIM, generator=torch.Generator().manual_seed(9)).to(device)
     parameters = [p for p in (*method.sparse_parameters(), *method.dense_parameters()) if p.requires_grad]
     method.zero_grad()
     loss = (method(ids, offsets) - target).square().sum(dim=(1, 2)).mean()

@@ -66,5 +66,32 @@ class TestMixedDimension(MethodContract):
     ratios = (4, 2, 7)
 
 
+class TestHotCold(MethodContract):
+    name = "hot-cold"
+    ratios = (10, 2, 100, 3000)
+
+
+class TestHotColdPerTable(MethodContract):
+    name = "hot-cold"
+    ratios = (10, 500)
+    options = {"cold": "per-table"}  # noqa: RUF012
+
+
+class TestMemRec(MethodContract):
+    name = "mem-rec"
+    ratios = (10, 2, 1000)
+
+
+class TestMemRecOfThreeTokens(MethodContract):
+    name = "mem-rec"
+    ratios = (10,)
+    options = {"num_tokens": 3}  # noqa: RUF012
+
+
+class TestTensorRing(MethodContract):
+    name = "tensor-ring"
+    ratios = (10, 2, 40)
+
+
 def test_every_method_is_held_to_the_contract() -> None:
     assert {cls.name for cls in MethodContract.__subclasses__()} == set(METHODS)

@@ -22,9 +22,13 @@ FLAGS = {
         "as_json",
     },
     "profile": {"data", "out", "model", "limit", "plot", "on_error", "as_json"},
+    "sensitivity": {
+        *("model", "data", "statistics", "out", "samples", "tt_ranks", "plans", "plot"),
+        "as_json",
+    },
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
-        *("tt", "ssd", "row_cache", "roles", "row_format", "row_scale", "time_limit", "plot"),
+        *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "time_limit", "plot"),
         "as_json",
     },
     "pack": {
@@ -68,6 +72,7 @@ def test_every_verb_has_help(verb: str) -> None:
         (["train", "--data", "synthetic:rows=10", "--out", "m", "--plan", "p.json"], ["--statistics"]),
         (["train", "--data", "synthetic:rows=10", "--out", "m", "--bottom", "a,b"], ["a,b"]),
         (["train", "--data", "synthetic:rows=10", "--out", "m", "--like", "x", "--dim", "8"], ["--dim", "x"]),
+        (["sensitivity", "m", "--data", "synthetic:rows=9", "--statistics", "nowhere"], ["nowhere"]),
         (["plan", "--statistics", "nowhere", "--dram", "10%"], ["nowhere"]),
         (["plan", "--statistics", "s", "--dram", "1", "--row-scale", "band"], ["--row-scale", "table"]),
         (["pack", "nowhere", "--out", "a"], ["nowhere"]),

@@ -9,11 +9,14 @@ from screc.embeddings.contract import TableModule
 from screc.embeddings.deep_hash import DeepHash
 from screc.embeddings.full import FullTable
 from screc.embeddings.hash import EqualCapHash, HashRows
+from screc.embeddings.hot_cold import HotCold
+from screc.embeddings.mem_rec import MemRec
 from screc.embeddings.memcom import MEmCom
 from screc.embeddings.method import METHODS, Method, make_method, register
 from screc.embeddings.mixed_dimension import MixedDimension
 from screc.embeddings.projection import Projection
 from screc.embeddings.robe import Robe
+from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
 
 __all__ = [
@@ -26,13 +29,16 @@ __all__ = [
     "EqualCapHash",
     "FullTable",
     "HashRows",
+    "HotCold",
     "MEmCom",
+    "MemRec",
     "Method",
     "MixedDimension",
     "Projection",
     "QuotientRemainder",
     "Robe",
     "TableModule",
+    "TensorRing",
     "TensorTrain",
     "compress",
     "make_method",

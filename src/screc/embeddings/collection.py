@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from screc.data.log import TableSpec
 from screc.embeddings.bags import check_offsets, gather_distinct, pool_bags, sum_bags
 from screc.embeddings.banded import BandedTable
 from screc.embeddings.contract import Pooling, TableModule
@@ -81,6 +82,14 @@ class EmbeddingCollection(nn.Module):
             elif not whole[t]:
                 others[str(t)] = TensorTrain(layout, pooling[t], init_std=init_std, generator=generator)
         self._others = nn.ModuleDict(others)
+
+    @property
+    def specs(self) -> tuple[TableSpec, ...]:
+        """Name, rows and pooling of every table."""
+        return tuple(
+            TableSpec(layout.table, layout.num_embeddings, pooling)
+            for layout, pooling in zip(self.layouts, self.pooling, strict=True)
+        )
 
     @property
     def num_tables(self) -> int:

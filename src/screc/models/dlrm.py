@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from screc.data.log import TableSpec
-from screc.embeddings import EmbeddingCollection
+from screc.embeddings import EmbeddingCollection, Method
 from screc.storage.layout import TableLayout
 
 Interaction = Literal["dot", "cat"]
@@ -104,7 +104,7 @@ class DLRM(nn.Module):
 
     Args:
         config: widths and interaction.
-        tables: the embedding tables, all of ``config.embedding_dim``.
+        tables: the embedding tables, all of ``config.embedding_dim``: as planned, or compressed by a method.
         generator: source of the random numbers of the MLPs' initialisation.
 
     Raises:
@@ -112,7 +112,11 @@ class DLRM(nn.Module):
     """
 
     def __init__(
-        self, config: DlrmConfig, tables: EmbeddingCollection, *, generator: torch.Generator | None = None
+        self,
+        config: DlrmConfig,
+        tables: EmbeddingCollection | Method,
+        *,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if tables.embedding_dim != config.embedding_dim:
@@ -125,8 +129,9 @@ class DLRM(nn.Module):
             raise ValueError("a single table without dense features has no pair to interact; use 'cat'")
         self.config = config
         self.tables = tables
-        self.bottom = _mlp((config.num_dense, *config.bottom_mlp), generator)
-        self.top = _mlp((inputs, *config.top_mlp), generator)
+        self.bottom = _mlp((config.num_dense, *config.bottom_mlp))
+        self.top = _mlp((inputs, *config.top_mlp))
+        self.start_anew(generator)
         count = config.num_features(tables.num_tables)
         i, j = torch.tril_indices(count, count, offset=-1)
         self._pairs = i * count + j
@@ -204,13 +209,18 @@ class DLRM(nn.Module):
             hidden = torch.relu(layer(hidden))
         return self.top[-1](hidden)[:, 0]
 
+    def start_anew(self, generator: torch.Generator | None = None) -> None:
+        """Draw the weights of the MLPs as the paper's reference code does (facebookresearch/dlrm)."""
+        with torch.no_grad():
+            for layer in (*self.bottom, *self.top):
+                inputs, outputs = layer.in_features, layer.out_features
+                layer.weight.normal_(0.0, math.sqrt(2 / (inputs + outputs)), generator=generator)
+                layer.bias.normal_(0.0, math.sqrt(1 / outputs), generator=generator)
+
     @property
     def table_specs(self) -> tuple[TableSpec, ...]:
         """Name, rows and pooling of every table, to compare with a log's."""
-        return tuple(
-            TableSpec(layout.table, layout.num_embeddings, pooling)
-            for layout, pooling in zip(self.tables.layouts, self.tables.pooling, strict=True)
-        )
+        return self.tables.specs
 
     def model_dict(self) -> dict[str, Any]:
         """The ``model`` entry of a checkpoint."""
@@ -233,13 +243,6 @@ class DLRM(nn.Module):
         return self.tables.sparse_parameters()
 
 
-def _mlp(widths: Sequence[int], generator: torch.Generator | None) -> nn.ModuleList:
-    """Linear layers initialised as the paper's reference code does (facebookresearch/dlrm)."""
-    layers = nn.ModuleList()
-    for inputs, outputs in pairwise(widths):
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-        with torch.no_grad():
-            layer.weight.normal_(0.0, math.sqrt(2 / (inputs + outputs)), generator=generator)
-            layer.bias.normal_(0.0, math.sqrt(1 / outputs), generator=generator)
-        layers.append(layer)
-    return layers
+def _mlp(widths: Sequence[int]) -> nn.ModuleList:
+    """Linear layers with no weights drawn yet."""
+    return nn.ModuleList(nn.utils.skip_init(nn.Linear, *pair) for pair in pairwise(widths))

@@ -1,25 +1,33 @@
 """Planning: a measured host, access statistics and a budget in; the memory of every row out."""
 
 from screc.planning.budget import format_bytes, parse_bytes
+from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.explain import plan_summary, plot_plan, system_summary
 from screc.planning.mip import SolverError
-from screc.planning.plan import Plan, PlanError, check_page_orders, check_plan
+from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
 from screc.planning.planner import InfeasibleBudget, make_plan
+from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
+from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
 from screc.planning.system import SystemSpec
 
 __all__ = [
     "Additivity",
+    "Assignment",
+    "Budget",
     "Effect",
     "InfeasibleBudget",
     "Plan",
     "PlanError",
+    "PlanOptions",
     "Point",
+    "Prediction",
     "Sensitivity",
     "SolverError",
     "SystemSpec",
+    "TableAssignment",
     "TableSensitivity",
     "check_page_orders",
     "check_plan",
@@ -28,7 +36,10 @@ __all__ = [
     "parse_bytes",
     "plan_summary",
     "plot_plan",
+    "plot_sensitivity",
+    "predict",
     "probe",
     "reference_system",
+    "sensitivity_summary",
     "system_summary",
 ]

@@ -263,17 +263,18 @@ class Additivity(Frozen):
         return float(np.corrcoef(predicted, measured)[0, 1])
 
     @property
-    def worst_ratio(self) -> float | None:
-        """The measured / predicted that is farthest from 1 either way; None where nothing is predicted."""
-        ratios = self.ratios
-        return float(ratios[np.argmax(np.abs(np.log(ratios)))]) if ratios.size else None
+    def ratios(self) -> np.ndarray:
+        """measured / predicted, float64, of the plans of which either is more than the standard error."""
+        predicted, measured = self._pairs()
+        errors = np.array([one.measured.standard_error for one in self.checked])
+        some = (np.maximum(predicted, measured) > errors) & (np.minimum(predicted, measured) > 0)
+        return measured[some] / predicted[some]
 
     @property
-    def ratios(self) -> np.ndarray:
-        """measured / predicted of every plan that changes anything, float64."""
-        predicted, measured = self._pairs()
-        some = (predicted > 0) & (measured > 0)
-        return measured[some] / predicted[some]
+    def worst_ratio(self) -> float | None:
+        """The one of :attr:`ratios` that is farthest from 1 either way; None where there is none."""
+        ratios = self.ratios
+        return float(ratios[np.argmax(np.abs(np.log(ratios)))]) if ratios.size else None
 
     def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
         return (

@@ -123,8 +123,8 @@ class Engine:
         """
 
         def load(artifact: Artifact) -> Engine:
-            options = (artifact.plan or {}).get("options", {})
-            roles = options.get("roles")
+            plan = artifact.plan or {}
+            options = plan.get("options", {})
             store = RowStore.open(
                 artifact,
                 io=io,
@@ -141,8 +141,9 @@ class Engine:
             arithmetic = stored_arithmetic(artifact.precision, artifact.ranges())
             engine = cls(artifact.model, artifact.dense(), store.native, tables, arithmetic=arithmetic)
             engine.assets = artifact.assets
+            roles = _planned_roles(plan)
             if roles is not None and threads == 0:
-                engine.roles = Roles(*roles)
+                engine.roles = roles
             return engine
 
         return load_artifact(path, load)
@@ -349,6 +350,16 @@ class Engine:
     def num_threads(self) -> int:
         """Threads that share each call, the caller included."""
         return self._native.num_threads
+
+
+def _planned_roles(plan: Mapping[str, Any]) -> Roles | None:
+    """The roles that a plan gives the threads, if it parts them."""
+    if plan.get("version") == 1:
+        roles = plan.get("options", {}).get("roles")
+        return None if roles is None else Roles(*roles)
+    assignment = plan.get("assignment", {})
+    roles = Roles(assignment.get("memory", 0), assignment.get("compute", 0))
+    return roles if roles.memory else None
 
 
 def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:

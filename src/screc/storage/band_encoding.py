@@ -35,6 +35,28 @@ def band_scale(source: BandSource, band: int) -> Scale | None:
     return shared_scale(values, placed.format)
 
 
+def encode_band(
+    source: BandSource, band: int, slots: np.ndarray, rows: np.ndarray, scale: Scale | None
+) -> np.ndarray:
+    """Rows float32 [n, dim] of slots [n] in their band's format, uint8 [n, row_bytes].
+
+    Raises:
+        ValueError: a value that the format cannot hold; the message names table, band and row (by its slot,
+            or its id in a last band).
+    """
+    row_format = source.layout.bands[band].format
+    assert row_format != "tt"
+    try:
+        return encode_rows(rows, row_format, scale)
+    except ValueError:
+        for slot, row in zip(slots, rows, strict=True):
+            try:
+                encode_rows(row[None], row_format, scale, first_row=int(slot))
+            except ValueError as refused:
+                raise ValueError(f"table {source.layout.table}, band {band}: {refused}") from refused
+        raise AssertionError("one of the rows was refused") from None
+
+
 def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], None] | None = None) -> TtFit:
     """The cores of a tensor-train band whose rows were trained as themselves, fitted to them."""
     shape = source.layout.bands[band].tt
@@ -91,5 +113,5 @@ class HeldRows:
         if band not in self._scales:
             self._scales[band] = band_scale(source, band)
         scale = self._scales[band]
-        encoded = encode_rows(rows, placed.format, scale)
+        encoded = encode_band(source, band, slots, rows, scale)
         return decode_rows(encoded, placed.format, source.layout.embedding_dim, scale)

@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from .frozen import Frozen
 from .row_format import LARGEST_CODE, RowFormat, ScaleOf, row_bytes
 
 Format = RowFormat | Literal["tt"]
-Memory = Literal["dram", "ssd"]
+# llc: fast memory of a device's own that holds what it is told to (an FPGA's on-chip memory, a GPU's).
+# Nothing that is packed here uses it.
+Memory = Literal["llc", "dram", "ssd"]
 PageOrderKind = Literal["id", "frequency", "co-access"]
 
 # Scale and bias in float32.
@@ -144,8 +147,8 @@ class Band(Frozen):
             raise ValueError(f"band [{self.start}, {self.stop}) is empty; drop it")
         if (self.format == "tt") != (self.tt is not None):
             raise ValueError("tt must be given for bands of format 'tt' and only for them")
-        if self.format == "tt" and self.memory != "dram":
-            raise ValueError(f"a tt band lives in dram, got memory '{self.memory}'")
+        if self.format == "tt" and self.memory == "ssd":
+            raise ValueError(f"a tt band lives in dram or llc, got memory '{self.memory}'")
         if self.scale == "table" and self.format not in LARGEST_CODE:
             raise ValueError(f"only int8 and int4 bands have a scale to share, this one is {self.format}")
         if self.order != "id" and self.memory != "ssd":
@@ -225,25 +228,38 @@ class TableLayout(Frozen):
         return self.row_bytes(band) * self.slots(band)
 
     def index_bytes(self, band: int) -> int:
-        """DRAM bytes of the band's id-to-slot index; 0 for a last band in the order of the ids."""
+        """Bytes of the band's id-to-slot index; 0 for a last band in the order of the ids. It stands in DRAM,
+        or beside its band in llc."""
         if band == len(self.bands) - 1:
             return 0 if self.bands[band].order == "id" else _ORDER_BYTES_PER_ID * self.num_embeddings
         return index_bytes(self.num_embeddings, self.bands[band].num_rows)
 
     @property
+    def llc_bytes(self) -> int:
+        """Fast memory that bands in llc take: rows, cores, indices and shared scales."""
+        return sum(
+            self.band_bytes(b) + self._beside_bytes(b)
+            for b, band in enumerate(self.bands)
+            if band.memory == "llc"
+        )
+
+    @property
     def dram_bytes(self) -> int:
         """DRAM the table takes when served: rows, cores, indices and shared scales."""
         return sum(
-            self.index_bytes(b)
-            + (self.band_bytes(b) if band.memory == "dram" else 0)
-            + (SHARED_SCALE_BYTES if band.scale == "table" else 0)
+            (self.band_bytes(b) if band.memory == "dram" else 0) + self._beside_bytes(b)
             for b, band in enumerate(self.bands)
+            if band.memory != "llc"
         )
 
     @property
     def ssd_bytes(self) -> int:
         """SSD bytes of the table."""
         return sum(self.band_bytes(b) for b, band in enumerate(self.bands) if band.memory == "ssd")
+
+    def _beside_bytes(self, band: int) -> int:
+        """Bytes of what a band needs besides its rows or cores."""
+        return self.index_bytes(band) + (SHARED_SCALE_BYTES if self.bands[band].scale == "table" else 0)
 
     def with_order(self, order: PageOrderKind) -> TableLayout:
         """The same layout with its last band's rows in this order."""
@@ -269,6 +285,12 @@ def index_kind(num_embeddings: int, num_rows: int) -> IndexKind:
 def index_bytes(num_embeddings: int, num_rows: int) -> int:
     """DRAM bytes of the smaller index, exactly as the store holds it (docs/format.md, "Indices")."""
     return min(_bitmap_bytes(num_embeddings), _hash_bytes(num_rows))
+
+
+def index_sizes(num_embeddings: int, num_rows: np.ndarray) -> np.ndarray:
+    """:func:`index_bytes` for each of ``num_rows``, int64 [n]."""
+    capacity = np.maximum(4, -(-num_rows * 4 // 3))
+    return np.minimum(_bitmap_bytes(num_embeddings), _HASH_BYTES_PER_ENTRY * capacity)
 
 
 def hash_capacity(num_rows: int) -> int:

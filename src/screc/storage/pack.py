@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,14 +33,14 @@ from .artifact import (
     write_manifest,
 )
 from .atomic import replace_directory
-from .band_encoding import band_cores, band_scale
+from .band_encoding import band_cores, band_scale, encode_band
 from .band_source import BandSource, IdsInRanks, same_bands, trained_whole
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
 from .layout import PAGE_BYTES, PageGeometry, TableLayout
 from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
-from .row_format import EncodingError, Scale, decode_rows, encode_rows
+from .row_format import EncodingError, Scale, decode_rows
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 
 _CHUNK_BYTES = 8 << 20
@@ -322,26 +322,11 @@ class _Packer:
             return
         scale, error = self._scale(table, band), EncodingError()
         for slots, rows in self._pieces(table, band, step):
-            try:
-                encoded = encode_rows(rows, row_format, scale)
-            except ValueError:
-                self._refuse(table, band, slots, rows)
+            encoded = encode_band(source, band, slots, rows, scale)
             used = source.used(band, slots)
             error.add(rows[used], decode_rows(encoded, row_format, dim, scale)[used])
             yield encoded
         self.fit_errors[table, band] = error.relative
-
-    def _refuse(self, table: int, band: int, slots: np.ndarray, rows: np.ndarray) -> NoReturn:
-        """Raises for the first of these rows that its format cannot hold, naming it by its slot or id."""
-        row_format = self.layouts[table].bands[band].format
-        assert row_format != "tt"
-        for slot, row in zip(slots, rows, strict=True):
-            try:
-                encode_rows(row[None], row_format, self._scale(table, band), first_row=int(slot))
-            except ValueError as refused:
-                name = self.layouts[table].table
-                raise ValueError(f"table {name}, band {band}: {refused}") from refused
-        raise AssertionError("one of the rows was refused")
 
     def _scale(self, table: int, band: int) -> Scale | None:
         """What the rows of a band share; None where each has its own or none is needed."""
@@ -436,9 +421,19 @@ class _Packer:
 
 def _match_layouts(checkpoint: Checkpoint, planned: Sequence[TableLayout]) -> list[TableLayout]:
     """The plan's layouts in the checkpoint's order, checked against it."""
-    by_name = {layout.table: layout for layout in planned}
-    if len(by_name) != len(planned):
-        raise ValueError("plan: two layouts have the same table name; plan again")
+    by_name: dict[str, TableLayout] = {}
+    for layout in planned:
+        if layout.table in by_name:
+            raise ValueError(
+                f"plan: table {layout.table} is split over several devices; what is packed here holds whole "
+                "tables, plan for a host whose memories are shared"
+            )
+        by_name[layout.table] = layout
+        if any(band.memory == "llc" for band in layout.bands):
+            raise ValueError(
+                f"plan: table {layout.table} has a band in llc, memory of a device's own, which nothing that "
+                "is packed here has; plan for a host"
+            )
     result = []
     for stored in (table.layout for table in checkpoint.tables):
         layout = by_name.pop(stored.table, None)
