@@ -2,7 +2,7 @@
 
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
-from screc.planning.explain import plan_summary, plot_plan, system_summary
+from screc.planning.explain import plan_summary, plot_plan
 from screc.planning.mip import SolverError
 from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
 from screc.planning.planner import InfeasibleBudget, make_plan
@@ -12,6 +12,7 @@ from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
 from screc.planning.system import SystemSpec
+from screc.planning.system_report import system_summary
 
 __all__ = [
     "Additivity",

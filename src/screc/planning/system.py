@@ -277,16 +277,20 @@ class SystemSpec(Document):
         depths = np.log([rate.queue_depth for rate in self.ssd.reads])
         return float(np.interp(math.log(queue_depth), depths, [r.pages_per_second for r in self.ssd.reads]))
 
-    def lone_reads(self, pages: float | np.ndarray, num_pages: float | np.ndarray) -> float | np.ndarray:
-        """Random reads of single pages that take the drive as long as ``pages`` scattered over a file.
+    def lone_reads(self, groups: np.ndarray, num_groups: np.ndarray, pages_per_group: int = 1) -> np.ndarray:
+        """Random reads of single pages that take the drive as long as pages scattered over a file.
 
-        Of so many different pages of ``num_pages`` some lie side by side, more of them the denser they are,
-        and such neighbours are read together.
+        Of different pages some lie side by side, more of them the denser they are, and such neighbours are
+        read together.
+
+        Args:
+            groups: that are read, each of ``pages_per_group`` pages side by side.
+            num_groups: of the file.
+            pages_per_group: 1, or more for rows longer than a page.
         """
-        if self.ssd is None:
-            return pages
-        neighbours = pages * np.minimum(1.0, pages / np.maximum(num_pages, 1))
-        return pages - (1.0 - self.ssd.adjacent) * neighbours
+        adjacent = self.ssd.adjacent if self.ssd is not None else 1.0
+        lone = groups * (1.0 - np.minimum(1.0, groups / np.maximum(num_groups, 1)))
+        return lone + adjacent * (groups * pages_per_group - lone)
 
     @property
     def page_ns(self) -> float:
