@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <variant>
 
+#include "base/hash.h"
+
 namespace screc {
 
 struct BitmapIndex {
@@ -31,24 +33,13 @@ struct BitmapIndex {
   std::int64_t bytes() const { return 8 * num_words + 4 * num_blocks; }
 };
 
-// The splitmix64 finaliser.
-inline std::uint64_t hash_id(std::int64_t id) {
-  auto x = static_cast<std::uint64_t>(id);
-  x ^= x >> 30;
-  x *= 0xbf58476d1ce4e5b9u;
-  x ^= x >> 27;
-  x *= 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 struct HashIndex {
   const std::int64_t* keys;  // -1 = empty
   const std::uint32_t* slots;
   std::int64_t capacity;
 
   static std::int64_t start(std::int64_t id, std::int64_t capacity) {
-    __extension__ using Wide = unsigned __int128;
-    return static_cast<std::int64_t>((static_cast<Wide>(hash_id(id)) * static_cast<Wide>(capacity)) >> 64);
+    return hash_place(hash_id(id), capacity);
   }
 
   std::int64_t find(std::int64_t id) const {

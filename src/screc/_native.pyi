@@ -439,3 +439,84 @@ class Engine:
     @property
     def num_threads(self) -> int:
         """Threads that work on one call, the caller included."""
+
+class RankedRows:
+    """What a RowCounter counted; see screc.statistics.counting."""
+
+    @property
+    def ids(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """int64 [ranked], by descending count, then ascending."""
+
+    @property
+    def counts(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """int64 [ranked], look-ups, or at least so many."""
+
+    @property
+    def errors(self) -> Annotated[NDArray[numpy.uint32], dict(shape=(None,), writable=False)]:
+        """
+        uint32 [ranked], how many more they may be; empty where all counts are exact.
+        """
+
+    @property
+    def unranked_bound(self) -> int:
+        """No other row was looked up more often."""
+
+    @property
+    def sample_level(self) -> int:
+        """Each row was in the sample with probability 2^-level."""
+
+    @property
+    def unranked_sample(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """
+        int64 [n], exact counts of the rows in the sample that are not among ids.
+        """
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows in the sample."""
+
+    @property
+    def sample_singletons(self) -> int:
+        """Of these, rows looked up once."""
+
+class RowCounter:
+    """
+    Counts the look-ups of one table in at most max_bytes: exactly while they suffice, then
+    with stated bounds. `table` is for messages.
+    """
+
+    def __init__(self, table: str, num_embeddings: int, max_bytes: int) -> None: ...
+
+    def add(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)]) -> None:
+        """
+        Counts ids, int64 [n]; ValueError, and none counted, where one is outside.
+        """
+
+    def finish(self) -> RankedRows:
+        """Ends counting, frees the counters and returns what they hold."""
+
+    @property
+    def num_lookups(self) -> int:
+        """Ids counted."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether all counts so far are exact."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the counters now."""
+
+def count_batch(counters: Sequence[RowCounter], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None,))]:
+    """
+    Adds the bags of a batch (see screc.data.Batch) to one counter per table.
+
+    Returns int64 [tables]: samples whose bag is not empty.
+    """
+
+def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
+    """
+    Different rows of every table in each whole window of `window` samples of a batch.
+
+    Returns int64 [tables, batch_size // window].
+    """

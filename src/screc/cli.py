@@ -304,24 +304,40 @@ def profile(
     out: Annotated[Path, typer.Option(help="Where to write the statistics.")],
     model: Annotated[Path | None, typer.Option(help="Checkpoint whose encoder to use.")] = None,
     limit: Annotated[int | None, typer.Option(help="Count the first samples only.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the access curves (.svg or .png).")] = None,
+    memory: Annotated[
+        str, typer.Option(help="Most memory for counting; rows that do not fit are estimated.")
+    ] = "2GB",
+    drift_from: Annotated[
+        Path | None, typer.Option(help="Statistics of an earlier log, to show what changed since.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw what was counted (.svg or .png).")] = None,
     on_error: BadLines = OnError.RAISE,
     as_json: Json = False,
 ) -> None:
     """Count how often each row of each table is looked up."""
-    from screc.statistics import AccessStatistics, plot_statistics, statistics_summary
+    from screc.planning import parse_bytes
+    from screc.statistics import AccessStatistics, drift_summary, measure_drift, plot_statistics
+    from screc.statistics import statistics_summary as summary
     from screc.storage import Checkpoint
 
     console = _console(as_json)
+    earlier = AccessStatistics.load(drift_from) if drift_from else None
     log = _open(data, Checkpoint.open(model).assets if model else None, on_error)
+    if earlier:
+        earlier.check_tables([(table.name, table.num_embeddings) for table in log.tables])
     with _progress(console, "counting") as report:
-        counted = AccessStatistics.collect(log, limit=limit, progress=report)
+        counted = AccessStatistics.collect(
+            log, limit=limit, memory_limit=parse_bytes(memory), progress=report
+        )
+    drift = measure_drift(earlier, counted) if earlier else ()
     counted.save(out)
     if plot:
-        plot_statistics(counted, plot)
-    statistics_summary(counted, console)
+        plot_statistics(counted, plot, drift=drift)
+    summary(counted, console)
+    if drift:
+        drift_summary(drift, console)
     console.print(f"written: {out}")
-    _finish(as_json, counted.to_dict())
+    _finish(as_json, counted.to_dict() | {"drift": [asdict(one) for one in drift]})
 
 
 @app.command()

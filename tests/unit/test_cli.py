@@ -21,7 +21,7 @@ FLAGS = {
         *("table_optimizer", "shuffle", "checkpoint_every", "seed", "threads", "restart", "on_error"),
         "as_json",
     },
-    "profile": {"data", "out", "model", "limit", "plot", "on_error", "as_json"},
+    "profile": {"data", "out", "model", "limit", "memory", "drift_from", "plot", "on_error", "as_json"},
     "sensitivity": {
         *("model", "data", "statistics", "out", "samples", "tt_ranks", "plans", "plot"),
         "as_json",

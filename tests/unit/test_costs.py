@@ -12,11 +12,18 @@ from planning_samples import made_up_sensitivity, zipf_table
 from screc.planning import reference_system
 from screc.planning.caches import Hottest
 from screc.planning.costs import Placement, Rates, TableCosts, tt_sizes
+from screc.planning.system import BagRate
 from screc.statistics import AccessStatistics, TableStatistics
 from screc.storage.layout import PageGeometry, TableLayout, TtShape, index_kind
 from screc.storage.row_format import row_bytes
 
-SYSTEM = reference_system()
+BARE = reference_system()
+SYSTEM = BARE.model_copy(
+    update={
+        "bags": (BagRate(embedding_dim=16, ns=0.5), BagRate(embedding_dim=64, ns=4.0)),
+        "ssd": BARE.ssd.model_copy(update={"adjacent": 0.4}),
+    }
+)
 PLACEMENTS = (
     Placement("fp32", "dram"),
     Placement("fp16", "dram"),

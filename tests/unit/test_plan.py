@@ -207,7 +207,7 @@ def test_one_row_tables_unseen_tables_and_absurd_pooling() -> None:
     )
     for fraction in (0.0, 0.3, 1.0):
         plan = make_plan(statistics, 16, SYSTEM, dram_fraction=fraction, batch_size=4096)
-        assert plan.predicted.tables[1].device_seconds == pytest.approx(4096e-9 * SYSTEM.bag_ns(16))
+        assert plan.predicted.tables[1].device_seconds == 0
         assert plan.predicted.tables[3].lookups == 4096 * 5000
         assert (
             plan.predicted.pages_per_batch <= 1 + 1

@@ -1,9 +1,12 @@
 """Planning: a measured host, access statistics and a budget in; the memory of every row out."""
 
+from screc.planning.alternatives import Alternative, table_alternatives
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
-from screc.planning.explain import plan_summary, plot_plan
+from screc.planning.compare import Comparison, compare_plans
+from screc.planning.explain import comparison_summary, plan_summary, table_summary
 from screc.planning.mip import SolverError
+from screc.planning.picture import plot_plan
 from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.prediction import predict
@@ -16,8 +19,10 @@ from screc.planning.system_report import system_summary
 
 __all__ = [
     "Additivity",
+    "Alternative",
     "Assignment",
     "Budget",
+    "Comparison",
     "Effect",
     "InfeasibleBudget",
     "Plan",
@@ -32,6 +37,8 @@ __all__ = [
     "TableSensitivity",
     "check_page_orders",
     "check_plan",
+    "compare_plans",
+    "comparison_summary",
     "format_bytes",
     "make_plan",
     "parse_bytes",
@@ -43,4 +50,6 @@ __all__ = [
     "reference_system",
     "sensitivity_summary",
     "system_summary",
+    "table_alternatives",
+    "table_summary",
 ]

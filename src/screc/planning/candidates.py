@@ -47,15 +47,15 @@ class Candidates:
         )
 
 
-def cut_points(num_embeddings: int, num_seen: int) -> np.ndarray:
+def cut_points(num_embeddings: int, num_ranked: int) -> np.ndarray:
     """Ranks to cut a table at: int64, ascending, strictly between 0 and its rows.
 
-    Geometric from 8 rows to 7 % of the rows, then every 10 %, and the end of the seen rows.
+    Geometric from 8 rows to 7 % of the rows, then every 10 %, and the end of the ranked rows.
     """
     steps = max(0.0, np.log(max(1.0, _GEOMETRIC_UNTIL * num_embeddings / _GEOMETRIC_FROM)))
     geometric = _GEOMETRIC_FROM * _GEOMETRIC_RATIO ** np.arange(int(steps / np.log(_GEOMETRIC_RATIO)) + 1)
     linear = num_embeddings * np.arange(1, 10) / 10
-    points = np.unique(np.concatenate((geometric, linear, [num_seen])).round().astype(np.int64))
+    points = np.unique(np.concatenate((geometric, linear, [num_ranked])).round().astype(np.int64))
     return points[(points > 0) & (points < num_embeddings)]
 
 
@@ -71,7 +71,7 @@ def enumerate_candidates(
             replacing a layout by one that dominates it changes no plan for the worse.
     """
     rows = model.num_embeddings
-    cuts = np.concatenate(([0], cut_points(rows, model.statistics.num_seen), [rows]))
+    cuts = np.concatenate(([0], cut_points(rows, model.statistics.num_ranked), [rows]))
     kinds: dict[str, list[int]] = {"dram": [], "tt": [], "ssd": []}
     for number, placement in enumerate(placements):
         kinds["tt" if placement.format == "tt" else placement.memory].append(number)

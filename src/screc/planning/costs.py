@@ -15,8 +15,8 @@ import numpy as np
 
 from screc.planning.sensitivity import TableSensitivity
 from screc.planning.system import SystemSpec, Where
-from screc.statistics.access import TableStatistics
 from screc.statistics.curve import AccessCurve
+from screc.statistics.table import TableStatistics
 from screc.storage.layout import (
     PAGE_BYTES,
     SHARED_SCALE_BYTES,
@@ -212,7 +212,7 @@ class TableCosts:
     @property
     def num_seen(self) -> int:
         """Rows of the table or shard that were looked up at least once."""
-        return max(0, -(-(self.statistics.num_seen - self.part) // self.parts))
+        return max(0, -(-(self.statistics.num_ranked - self.part) // self.parts))
 
     @property
     def lookups(self) -> float:

@@ -1,50 +1,18 @@
-"""Plans for people: tables on the terminal, a picture of where every table's rows went."""
+"""Plans on the terminal: a whole plan, one table of it, two plans side by side."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from screc.planning.alternatives import Alternative, numbers_of
 from screc.planning.budget import format_bytes
+from screc.planning.compare import Comparison
+from screc.planning.places import band_name
 from screc.planning.plan import Plan
-from screc.storage.layout import Band
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Colours of formats in fast memory, in DRAM and on SSD; bands are stacked in this order.
-_COLOURS = {
-    "fp32": ("#0b3c5d", "#1b6ca8", "#5c677d"),
-    "fp16": ("#14746f", "#2a9d8f", "#748094"),
-    "bf16": ("#14746f", "#52b69a", "#7d8aa0"),
-    "int8": ("#2d6a4f", "#6aab73", "#8d99ae"),
-    "int4": ("#55751f", "#a7c957", "#b4bdcc"),
-    "tt": ("#b06f00", "#f0a202", "#f0a202"),
-}
-_MEMORIES = ("llc", "dram", "ssd")
-Place = tuple[str, str]
-
-
-def _place(band: Band) -> Place:
-    return band.memory, band.format
-
-
-def _name(place: Place) -> str:
-    memory, row_format = place
-    return f"{'fast' if memory == 'llc' else memory.upper()} {'TT' if row_format == 'tt' else row_format}"
-
-
-def _places(plan: Plan) -> list[Place]:
-    """Where the plan's bands are, from the fastest memory to the slowest."""
-    found = {_place(band) for layout in plan.layouts for band in layout.bands}
-    return [
-        (memory, row_format)
-        for memory in _MEMORIES
-        for row_format in _COLOURS
-        if (memory, row_format) in found
-    ]
 
 
 def plan_summary(plan: Plan, console: Console) -> None:
@@ -61,9 +29,7 @@ def plan_summary(plan: Plan, console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for layout, costs in zip(plan.layouts, predicted.tables, strict=True):
         for number, (band, size) in enumerate(zip(layout.bands, costs.bands, strict=True)):
-            name = _name(_place(band))
-            if band.tt is not None:
-                name += f" r{max(band.tt.ranks)}"
+            name = band_name(band)
             first = number == 0
             table.add_row(
                 layout.table if first else "",
@@ -111,75 +77,119 @@ def plan_summary(plan: Plan, console: Console) -> None:
     )
 
 
-def plot_plan(plan: Plan, path: str | Path) -> None:
-    """Draw where every table's rows went: per table, shares of rows and look-ups, and bytes, by memory.
+def table_summary(plan: Plan, table: str, console: Console, alternatives: Sequence[Alternative] = ()) -> None:
+    """Print one table of a plan: its bands, what each costs, and what the table could have become instead.
 
-    Args:
-        plan: the plan.
-        path: the picture, ``.png`` or ``.svg``.
+    Raises:
+        KeyError: the plan has no such table; names those it has.
     """
-    from matplotlib.figure import Figure
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
 
-    path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise ValueError(f"path: the picture must end with .png or .svg, got {path.name!r}")
-    # Largest table on top.
-    order = sorted(range(len(plan.layouts)), key=lambda t: plan.layouts[t].num_embeddings)
-    places = _places(plan)
-    colours = [_COLOURS[row_format][_MEMORIES.index(memory)] for memory, row_format in places]
-    rows, lookups, sizes = (np.zeros((len(order), len(places))) for _ in range(3))
-    indices = np.zeros(len(order))
-    names = []
-    for y, number in enumerate(order):
+    for number in numbers_of(plan, table):
         layout, costs = plan.layouts[number], plan.predicted.tables[number]
-        names.append(f"{layout.table}  ({layout.num_embeddings:,})")
-        for band, size in zip(layout.bands, costs.bands, strict=True):
-            place = places.index(_place(band))
-            rows[y, place] += size.rows / layout.num_embeddings
-            lookups[y, place] += size.lookup_share
-            sizes[y, place] += size.num_bytes
-            indices[y] += size.index_bytes
-
-    figure = Figure(figsize=(13, max(3.2, 0.26 * len(order) + 1.6)), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.3))
-    ys = np.arange(len(order))
-    for axis, shares, title in (
-        (axes[0], rows, "share of the table's rows"),
-        (axes[1], lookups, "share of the table's look-ups"),
-    ):
-        left = np.zeros(len(order))
-        for number, (place, colour) in enumerate(zip(places, colours, strict=True)):
-            axis.barh(ys, shares[:, number], left=left, color=colour, label=_name(place), height=0.8)
-            left += shares[:, number]
-        axis.set_xlim(0, 1)
-        axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-        axis.get_xticklabels()[-1].set_horizontalalignment("right")
-        axis.set_xlabel(title)
-    # Bytes span many decades, where stacked bars would lie: one thin bar per memory, side by side.
-    kinds = [
-        (sizes[:, number], _name(place), colour)
-        for number, (place, colour) in enumerate(zip(places, colours, strict=True))
-    ]
-    kinds.append((indices, "index (DRAM)", "#c1121f"))
-    thickness = 0.8 / len(kinds)
-    for number, (values, name, colour) in enumerate(kinds):
-        shown = values > 0
-        offset = ((len(kinds) - 1) / 2 - number) * thickness
-        axes[2].barh(ys[shown] + offset, values[shown], color=colour, height=thickness, label=name)
-    axes[2].set_xscale("log")
-    axes[2].set_xlabel("bytes")
-    axes[2].grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(ys, names, fontsize=8)
-    axes[0].set_ylim(-0.6, len(order) - 0.4)
-    handles, labels = axes[2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=9)
-    predicted = plan.predicted
-    figure.suptitle(
-        f"DRAM {format_bytes(predicted.dram_bytes)} of {format_bytes(plan.budget.dram_bytes)}, "
-        f"SSD {format_bytes(predicted.ssd_bytes)}; "
-        f"{1e3 * predicted.seconds_per_batch:.2f} ms per batch of {plan.options.batch_size} predicted",
-        x=0.01,
-        ha="left",
-        fontsize=11,
+        assigned = plan.assignment.tables[number]
+        part = f", part {assigned.part + 1} of {assigned.parts}" if assigned.parts > 1 else ""
+        where = "all devices that look up" if assigned.device is None else f"device {assigned.device}"
+        console.print(
+            f"[bold]{table}[/]{part}: {layout.num_embeddings:,} rows x {layout.embedding_dim}, "
+            f"{costs.lookups:,.0f} look-ups a batch, on {where}, strategy {assigned.strategy}",
+            highlight=False,
+        )
+        view = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for heading in (
+            "ranks",
+            "band",
+            "look-ups",
+            "bytes",
+            "index",
+            "rows us",
+            "index us",
+            "pages",
+            "loss",
+        ):
+            view.add_column(heading, justify="left" if heading == "band" else "right", no_wrap=True)
+        for band, one in zip(layout.bands, costs.bands, strict=True):
+            view.add_row(
+                f"{band.start:,}-{band.stop - 1:,}",
+                band_name(band),
+                f"{one.lookup_share:.2%}",
+                format_bytes(one.num_bytes),
+                format_bytes(one.index_bytes) if one.index_bytes else "-",
+                f"{1e6 * one.row_seconds:.2f}",
+                f"{1e6 * one.index_seconds:.2f}",
+                f"{one.pages:.2f}",
+                "-" if one.loss is None else f"{one.loss:.1e}",
+            )
+        console.print(view)
+    if not alternatives:
+        return
+    planned = alternatives[0]
+    view = Table(
+        title="What it could have become (the other tables as planned)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
-    figure.savefig(path, dpi=130)
+    for heading in ("", "device-us", "DRAM", "SSD", "pages", "loss", "against the plan"):
+        view.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for one in alternatives:
+        view.add_row(
+            one.name,
+            f"{1e6 * one.device_seconds:.2f}",
+            format_bytes(one.dram_bytes),
+            format_bytes(one.ssd_bytes) if one.ssd_bytes else "-",
+            f"{one.pages:.2f}",
+            "-" if one.loss is None else f"{one.loss:.1e}",
+            "" if one is planned else _against(planned, one),
+        )
+    console.print(view)
+
+
+def _against(planned: Alternative, other: Alternative) -> str:
+    seconds, size = other.device_seconds - planned.device_seconds, other.dram_bytes - planned.dram_bytes
+    return f"{1e6 * seconds:+.2f} us, {'+' if size >= 0 else '-'}{format_bytes(abs(size))} DRAM"
+
+
+def comparison_summary(comparison: Comparison, names: tuple[str, str], console: Console) -> None:
+    """Print two plans side by side: their numbers, and the tables that they lay out differently."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    view = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", *names, "ratio"):
+        view.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for one in comparison.numbers:
+        if not one.first and not one.second:
+            continue
+        ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
+        view.add_row(one.label, _written(one.kind, one.first), _written(one.kind, one.second), ratio)
+    console.print(view)
+    if not comparison.same_statistics:
+        console.print("The plans are of different statistics: their look-ups are not the same.")
+    if not comparison.same_system:
+        console.print("The plans are for different machines.")
+    if not comparison.tables:
+        console.print("Every table is laid out the same.")
+        return
+    view = Table(
+        title=f"{len(comparison.tables)} tables are laid out differently",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("table", *names):
+        view.add_column(heading)
+    for change in comparison.tables:
+        view.add_row(change.table, change.first or "-", change.second or "-")
+    console.print(view)
+
+
+def _written(kind: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if kind == "bytes":
+        return format_bytes(int(value))
+    if kind == "seconds":
+        return f"{1e3 * value:.3f} ms"
+    return f"{value:,.0f}" if kind == "rate" else f"{value:.4g}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from screc.planning.system import (
-    BagRate,
     Capacities,
     DenseRate,
     DeviceSpec,
@@ -70,14 +69,12 @@ def reference_system(*, ssd: bool = True) -> SystemSpec:
         shared=Capacities(llc_bytes=32 * 2**20, dram_bytes=24 * 2**30, ssd_bytes=200 * 10**9 if ssd else 0),
         dram_bytes_per_second=28.5e9,
         rows=row_rates(places, decode_ns_per_value=0.1, busy=2),
-        bags=(BagRate(embedding_dim=16, ns=0.5), BagRate(embedding_dim=64, ns=4.0)),
         ssd=SsdSpec(
             backend="io_uring",
             reads=tuple(
                 ReadRate(queue_depth=depth, pages_per_second=rate, latency_seconds=depth / rate)
                 for depth, rate in reads
             ),
-            adjacent=0.4,
             page_ns=1500.0,
         )
         if ssd

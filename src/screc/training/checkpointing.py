@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from screc.embeddings import EmbeddingCollection, Method
-from screc.models.dlrm import DLRM, DlrmConfig
+from screc.models import MODELS, ClickModel
 from screc.storage.checkpoint import Checkpoint, StoredTable, write_checkpoint
 from screc.storage.layout import TableLayout
 from screc.storage.tensors import TensorFile, write_arrays
@@ -22,7 +22,7 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def save_model(
-    model: DLRM,
+    model: ClickModel,
     path: Path,
     *,
     training: dict[str, Any] | None = None,
@@ -58,7 +58,7 @@ def save_model(
     )
 
 
-def stored_tables(model: DLRM) -> tuple[StoredTable, ...]:
+def stored_tables(model: ClickModel) -> tuple[StoredTable, ...]:
     """The tables of a model as a checkpoint describes them."""
     tables = model.tables
     if isinstance(tables, Method):
@@ -71,14 +71,14 @@ def stored_tables(model: DLRM) -> tuple[StoredTable, ...]:
     )
 
 
-def _table_tensors(model: DLRM, index: int) -> Mapping[str, np.ndarray]:
+def _table_tensors(model: ClickModel, index: int) -> Mapping[str, np.ndarray]:
     if not isinstance(model.tables, Method):
         return model.tables.table(index).tensors()
     with torch.no_grad():
         return {"band.0.rows": model.tables.every_row(index).cpu().numpy()}
 
 
-def _method_writer(model: DLRM) -> dict[str, Callable[[Path], None]]:
+def _method_writer(model: ClickModel) -> dict[str, Callable[[Path], None]]:
     if not isinstance(model.tables, Method):
         return {}
     state = {name: np.ascontiguousarray(t.cpu().numpy()) for name, t in model.tables.state_dict().items()}
@@ -105,15 +105,19 @@ def _load_method(method: Method, checkpoint: Checkpoint) -> None:
         ) from None
 
 
-def load_model(path: Path | str) -> DLRM:
+def load_model(path: Path | str) -> ClickModel:
     """The model of a checkpoint; every file that is read is compared with its checksum.
 
     Raises:
         FileNotFoundError: there is no checkpoint at ``path``.
-        ValueError: it is damaged, of another version, or of another model than a DLRM.
+        ValueError: it is damaged, of another version, or of a model that this release does not know.
     """
     checkpoint = Checkpoint.open(path)
-    config = DlrmConfig.from_dict(checkpoint.model)
+    name = checkpoint.model.get("name")
+    if name not in MODELS:
+        raise ValueError(f"model: expected one of the names {', '.join(MODELS)}, got {name!r}")
+    model_class, config_class = MODELS[name]
+    config = config_class.from_dict(checkpoint.model)
     band_ids = {}
     for index, stored in enumerate(checkpoint.tables):
         indexed = len(stored.layout.bands) - 1
@@ -126,12 +130,12 @@ def load_model(path: Path | str) -> DLRM:
         band_ids=band_ids,
         init_std=None,
     )
-    model = DLRM(config, tables)
+    model = model_class(config, tables)
     load_weights(model, checkpoint)
     return model
 
 
-def load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
+def load_weights(model: ClickModel, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's weights into a model of the same shape.
 
     Raises:
@@ -141,7 +145,7 @@ def load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
     checkpoint.unreplaced(lambda: _load_weights(model, checkpoint))
 
 
-def _load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
+def _load_weights(model: ClickModel, checkpoint: Checkpoint) -> None:
     if checkpoint.model != model.model_dict():
         raise ValueError(
             f"{checkpoint.path} holds the model {checkpoint.model}, expected {model.model_dict()}; "

@@ -15,7 +15,7 @@ import torch
 
 from screc.data.batch import Batch
 from screc.data.log import check_log
-from screc.models.dlrm import DLRM
+from screc.models import ClickModel
 from screc.statistics.metrics import Metrics
 from screc.storage.checkpoint import Checkpoint
 from screc.training.checkpointing import load_optimizers, load_weights, save_model
@@ -145,7 +145,7 @@ class _Position:
 
 
 def train(
-    model: DLRM,
+    model: ClickModel,
     log: ClickLog,
     config: TrainingConfig,
     *,
@@ -220,7 +220,7 @@ def train(
 class _Run:
     def __init__(
         self,
-        model: DLRM,
+        model: ClickModel,
         log: ClickLog,
         config: TrainingConfig,
         out: Path,

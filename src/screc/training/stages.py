@@ -12,7 +12,7 @@ import torch
 from screc.data.batch import Batch
 from screc.data.log import check_log
 from screc.embeddings import Method
-from screc.models.dlrm import DLRM
+from screc.models import ClickModel
 
 if TYPE_CHECKING:
     from screc.data.log import ClickLog
@@ -59,7 +59,7 @@ class MethodStages:
 
     @classmethod
     def of(
-        cls, model: DLRM, *, samples: int | None, batch_size: int, validation: ClickLog | None
+        cls, model: ClickModel, *, samples: int | None, batch_size: int, validation: ClickLog | None
     ) -> MethodStages | None:
         """The stages of a model's method; None for tables that no method compresses."""
         if validation is not None:
