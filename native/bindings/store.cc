@@ -2,7 +2,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <filesystem>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -148,12 +151,44 @@ void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& c
   store.add_tt_band(table, views, form);
 }
 
+// None, or the written page groups as an index and the default row as the codec holds rows, uint8
+// [row_bytes].
+std::unique_ptr<const WrittenPages> written_pages(nb::handle written, nb::handle default_row,
+                                                  const RowCodec& codec) {
+  if (written.is_none() != default_row.is_none()) {
+    throw nb::value_error("written and default_row go together: give both or neither");
+  }
+  if (written.is_none()) return nullptr;
+  AnyConstArray row;
+  if (!nb::try_cast(default_row, row)) throw nb::type_error("default_row: expected an array or None");
+  const auto* bytes = checked<std::uint8_t>(row, "default_row", 1);
+  if (row.shape(0) != static_cast<std::size_t>(codec.row_bytes())) {
+    throw nb::value_error(("default_row: expected the " + std::to_string(codec.row_bytes()) +
+                           " bytes of a row, got " + std::to_string(row.shape(0)))
+                              .c_str());
+  }
+  auto pages = std::make_unique<WrittenPages>();
+  const BandIndex index = index_of(written);
+  if (const auto* bitmap = std::get_if<BitmapIndex>(&index)) {
+    pages->groups = *bitmap;
+  } else if (const auto* hash = std::get_if<HashIndex>(&index)) {
+    pages->groups = *hash;
+  } else {
+    throw nb::value_error("written: expected ('bitmap', bits, directory) or ('hash', keys, slots)");
+  }
+  pages->default_row = AlignedBuffer(row.shape(0));
+  std::memcpy(pages->default_row.data(), bytes, row.shape(0));
+  return pages;
+}
+
 void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index,
-                  const std::string& format, const SharedScale& scale) {
+                  const std::string& format, const SharedScale& scale, nb::handle written,
+                  nb::handle default_row) {
   const RowCodec codec = codec_of(format, released([&] { return store.embedding_dim(table); }), scale);
   const BandIndex form = index_of(index);
+  auto pages = written_pages(written, default_row, codec);
   nb::gil_scoped_release release;
-  store.add_ssd_band(table, path.string(), band, codec, form);
+  store.add_ssd_band(table, path.string(), band, codec, form, std::move(pages));
 }
 
 void check_out_shape(const AnyArray& out, std::int64_t rows, std::int64_t columns) {
@@ -224,9 +259,11 @@ void bind_row_store(nb::module_& module) {
       .def_ro("dram_rows", &StoreStats::dram_rows, "Look-ups that ended in a band of rows in DRAM.")
       .def_ro("tt_rows", &StoreStats::tt_rows, "Look-ups that ended in a tensor-train band.")
       .def_ro("ssd_rows", &StoreStats::ssd_rows, "Look-ups that ended in a band on SSD.")
-      .def_ro(
-          "page_requests", &StoreStats::page_requests,
-          "4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.")
+      .def_ro("default_rows", &StoreStats::default_rows,
+              "Of ssd_rows, look-ups of rows whose page was never written: nothing is read for them.")
+      .def_ro("page_requests", &StoreStats::page_requests,
+              "4 KiB pages that the other look-ups on SSD needed, one by one; pages_read after each is read "
+              "once per call.")
       .def_ro("pages_read", &StoreStats::pages_read, "4 KiB pages read.")
       .def_ro("bytes_read", &StoreStats::bytes_read, "Bytes read from SSD.")
       .def_ro("cache_hits", &StoreStats::cache_hits,
@@ -287,9 +324,17 @@ void bind_row_store(nb::module_& module) {
            "copied.")
       .def("add_ssd_band", add_ssd_band, nb::arg("table"), nb::arg("path"), nb::arg("band"),
            nb::arg("index").none() = nb::none(), nb::arg("format") = "fp32", nb::arg("scale") = nb::none(),
-           nb::keep_alive<1, 5>(),
+           nb::arg("written").none() = nb::none(), nb::arg("default_row").none() = nb::none(),
+           nb::keep_alive<1, 5>(), nb::keep_alive<1, 8>(),
            "Adds a file of pages as the next band; its pages must carry this table and band number.\n"
-           "format and scale: as for add_dram_band.\n\n"
+           "format and scale: as for add_dram_band.\n"
+           "written: for a sparse band, the page groups (slot // rows a page) that were written, as "
+           "('bitmap', "
+           "bits,\n"
+           "directory) or ('hash', keys, slots); rows of all others are default_row (uint8 [row_bytes], "
+           "copied) "
+           "and\n"
+           "nothing is read for them.\n\n"
            "Raises OSError when the file is missing, has the wrong size, or its first or last page is "
            "damaged.")
       .def(

@@ -33,6 +33,25 @@ int64_t rebuild_flops(const std::vector<TtCoreView>& cores) {
   return flops;
 }
 
+// Reads and checks the first and the last page that a band has.
+void check_outer_pages(const Band& band) {
+  const PageGeometry& geometry = band.geometry;
+  int64_t first = 0, last = geometry.num_pages(band.num_rows) - 1;
+  if (band.written != nullptr) {
+    const int64_t groups = (last + 1) / geometry.pages_per_row;
+    if (checked_size(band.written->groups, groups) == 0) return;
+    const auto [least, most] = bounds(band.written->groups);
+    first = least * geometry.pages_per_row;
+    last = (most + 1) * geometry.pages_per_row - 1;
+  }
+  const AlignedBuffer buffer(kPageBytes);
+  for (const int64_t page : {first, last}) {
+    band.file->read_page(page, buffer.data());
+    check_page(buffer.as<unsigned char>(), band.owner, page, geometry.used(band.num_rows, page),
+               band.file->path());
+  }
+}
+
 }  // namespace
 
 RowStore::RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes,
@@ -182,7 +201,7 @@ void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, cons
 }
 
 void RowStore::add_ssd_band(int table, const std::string& path, int number, const RowCodec& codec,
-                            const BandIndex& index) {
+                            const BandIndex& index, std::unique_ptr<const WrittenPages> sparse) {
   std::unique_lock<std::shared_mutex> lock(tables_mutex_);
   Table& owner = open_table(table);
   if (number < 0) throw std::invalid_argument("band: must not be negative, got " + text(number));
@@ -195,20 +214,22 @@ void RowStore::add_ssd_band(int table, const std::string& path, int number, cons
   band.owner = {static_cast<std::uint32_t>(table), static_cast<std::uint32_t>(number)};
   band.number = ssd_.bands.size();
   band.file = std::make_unique<const PageFile>(path);
+  band.written = std::move(sparse);
   const int64_t pages = band.geometry.num_pages(band.num_rows);
   if (band.file->num_pages() != pages) {
     throw IoError("file " + path + " has " + text(band.file->num_pages()) + " pages, " + text(band.num_rows) +
                   " rows of " + text(band.geometry.row_bytes) + " bytes (table " + text(table) + ", band " +
                   text(number) + ") take " + text(pages));
   }
-  const AlignedBuffer buffer(kPageBytes);
-  for (const int64_t page : {int64_t{0}, pages - 1}) {
-    band.file->read_page(page, buffer.data());
-    check_page(buffer.as<unsigned char>(), band.owner, page, band.geometry.used(band.num_rows, page), path);
-  }
+  check_outer_pages(band);
   if (ssd_.bands.empty()) choose_io();
   const bool direct = band.file->direct();
-  append(table, std::move(band), shared_bytes(codec));
+  int64_t bytes = shared_bytes(codec);
+  if (band.written != nullptr) {
+    bytes +=
+        std::visit([](const auto& set) { return set.bytes(); }, band.written->groups) + codec.row_bytes();
+  }
+  append(table, std::move(band), bytes);
   owner.has_ssd = true;
   ssd_.bands.push_back(&owner.bands.back());
   make_cache();
@@ -475,6 +496,7 @@ void RowStore::count(const LookupCounts& counts) {
   stats_.dram_rows += counts.dram_rows;
   stats_.tt_rows += counts.tt_rows;
   stats_.ssd_rows += counts.ssd_rows;
+  stats_.default_rows += counts.ssd.default_rows;
   stats_.page_requests += counts.ssd.page_requests;
   stats_.pages_read += counts.ssd.pages_read;
   stats_.bytes_read += counts.ssd.pages_read * kPageBytes;

@@ -24,7 +24,8 @@ namespace screc {
 struct StoreStats {
   int64_t lookups;
   int64_t dram_rows, tt_rows, ssd_rows;  // look-ups that ended in each kind of band
-  int64_t page_requests;  // pages that the look-ups on SSD needed, before each is read once per call
+  int64_t default_rows;   // of ssd_rows, those whose page was never written: nothing is read for them
+  int64_t page_requests;  // pages that the others needed, before each is read once per call
   int64_t pages_read;
   int64_t bytes_read;
   int64_t cache_hits, cache_misses;  // rows of which the cache held, and did not hold, a copy
@@ -83,8 +84,9 @@ class RowStore {  // all methods are thread-safe
   // Copies the cores.
   void add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index);
   // The file's size and its first and last page are checked here (IoError), every page when it is read.
+  // `sparse`: the pages that were written, where not all were; the arrays of the set must outlive the store.
   void add_ssd_band(int table, const std::string& path, int band, const RowCodec& codec,
-                    const BandIndex& index);
+                    const BandIndex& index, std::unique_ptr<const WrittenPages> sparse = nullptr);
 
   // How the table's rows are fetched, 'gather' until it is set. Throws std::invalid_argument where the table
   // cannot have the strategy: its only band must be rows in DRAM, few enough and in a format for it.

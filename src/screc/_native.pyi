@@ -132,8 +132,15 @@ def crc32c(data: object, seed: int = 0) -> int:
     CRC32C (Castagnoli) of a C-contiguous buffer. seed: the checksum of the bytes before it.
     """
 
+def crc32c_zeros(count: int, seed: int = 0) -> int:
+    """
+    CRC32C (Castagnoli) of count bytes of zeros. seed: the checksum of the bytes before them.
+    """
+
 def crc32c_file(path: str | os.PathLike) -> int:
-    """CRC32C (Castagnoli) of a whole file. Raises OSError."""
+    """
+    CRC32C (Castagnoli) of a whole file; holes count as zeros and are not read. Raises OSError.
+    """
 
 def read_into(path: str | os.PathLike, offset: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
     """
@@ -197,9 +204,15 @@ class StoreStats:
         """Look-ups that ended in a band on SSD."""
 
     @property
+    def default_rows(self) -> int:
+        """
+        Of ssd_rows, look-ups of rows whose page was never written: nothing is read for them.
+        """
+
+    @property
     def page_requests(self) -> int:
         """
-        4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.
+        4 KiB pages that the other look-ups on SSD needed, one by one; pages_read after each is read once per call.
         """
 
     @property
@@ -297,10 +310,13 @@ class RowStore:
         Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are copied.
         """
 
-    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None) -> None:
+    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None, written: object | None = None, default_row: object | None = None) -> None:
         """
         Adds a file of pages as the next band; its pages must carry this table and band number.
         format and scale: as for add_dram_band.
+        written: for a sparse band, the page groups (slot // rows a page) that were written, as ('bitmap', bits,
+        directory) or ('hash', keys, slots); rows of all others are default_row (uint8 [row_bytes], copied) and
+        nothing is read for them.
 
         Raises OSError when the file is missing, has the wrong size, or its first or last page is damaged.
         """

@@ -71,6 +71,18 @@ class PageOrdering(StrEnum):
     CO_ACCESS = "co-access"
 
 
+class Method(StrEnum):
+    """Whose plan: the program's, or that of a planner of the literature to compare it with."""
+
+    MIP = "mip"
+    GREEDY_SIZE = "greedy-size"
+    GREEDY_LOOKUPS = "greedy-lookups"
+    RECSHARD = "recshard"
+    THREE_TIER = "three-tier"
+    TT_ONLY = "tt-only"
+    LRU = "lru"
+
+
 class RowScale(StrEnum):
     """What has a scale of its own: each int8 or int4 row, or each band of them."""
 
@@ -87,7 +99,10 @@ class Optimizer(StrEnum):
 
 
 Data = Annotated[
-    str, typer.Option(help="criteo:FILE, avazu:FILE, parquet:FILE or synthetic:rows=...,seed=...,scale=...")
+    str,
+    typer.Option(
+        help="criteo:FILE, avazu:FILE, parquet:FILE, synthetic:rows=...,scale=... or meta-reuse:rows=..."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Threads = Annotated[int, typer.Option(help="Threads; 0 = every core.")]
@@ -402,6 +417,9 @@ def plan(
         RowScale,
         typer.Option(help="A scale for each int8 or int4 row, or one that all rows of a band share."),
     ] = RowScale.ROW,
+    method: Annotated[
+        Method, typer.Option(help="mip, or to compare it with: a planner of the literature.")
+    ] = Method.MIP,
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
@@ -409,7 +427,16 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Choose a place for every row: DRAM, tensor train or SSD."""
-    from screc.planning import SystemSpec, make_plan, parse_bytes, plan_summary, plot_plan
+    from screc.planning import (
+        SystemSpec,
+        format_bytes,
+        make_baseline_plan,
+        make_plan,
+        parse_bytes,
+        plan_summary,
+        plot_plan,
+        sparse_index_bytes,
+    )
     from screc.planning import probe as measure
     from screc.statistics import AccessStatistics
     from screc.storage import Checkpoint
@@ -424,26 +451,37 @@ def plan(
         with _progress(console, "probing") as report:
             host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
     whole = sum(table.num_embeddings for table in counted.tables) * width * 4
+    kept = sparse_index_bytes(checkpoint.tables) if checkpoint else 0
+    if kept:
+        console.print(f"{format_bytes(kept)} of the DRAM is kept for finding the pages of sparse tables")
+    layers = checkpoint.dense().values() if checkpoint else ()
+    asked: dict[str, Any] = {
+        "dram_bytes": max(0, parse_bytes(dram, whole=whole) - kept),
+        "batch_size": batch_size,
+        "tt_ranks": _widths(tt_ranks) if tt else (),
+        "max_tt_share": max_tt_share,
+        "ssd": ssd,
+        "dense_flops": 2 * sum(weight.size for weight in layers if weight.ndim == 2),
+        "row_scale": row_scale.value,
+        "time_limit": time_limit,
+    }
     with console.status("planning"):
-        made = make_plan(
-            counted,
-            width,
-            host,
-            dram_bytes=parse_bytes(dram, whole=whole),
-            batch_size=batch_size,
-            tt_ranks=_widths(tt_ranks),
-            max_tt_share=max_tt_share,
-            ssd=ssd,
-            tt=tt,
-            dense_flops=2 * sum(w.size for w in checkpoint.dense().values() if w.ndim == 2)
-            if checkpoint
-            else 0,
-            row_cache_bytes=parse_bytes(row_cache, whole=whole),
-            roles=_roles(roles),
-            row_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
-            row_scale=row_scale.value,
-            time_limit=time_limit,
-        )
+        if method == Method.MIP:
+            made = make_plan(
+                counted,
+                width,
+                host,
+                tt=tt,
+                row_cache_bytes=parse_bytes(row_cache, whole=whole),
+                roles=_roles(roles),
+                row_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
+                **asked,
+            )
+        else:
+            for option, value, default in (("--row-cache", row_cache, "0"), ("--roles", roles, "mixed")):
+                if value != default:
+                    raise typer.BadParameter(f"{option} is not for --method {method.value}")
+            made = make_baseline_plan(method.value, counted, width, host, row_format=formats, **asked)
     made.save(out)
     if plot:
         plot_plan(made, plot)
@@ -532,10 +570,13 @@ def pack(
                 f"{measured['samples_per_s']:,.0f} samples/s"
             )
         console.print(f"dense layers in {result.precision['precision']}")
+    holes = result.written_bytes < result.ssd_bytes
     console.print(
         f"{out}: {format_bytes(result.dram_bytes)} in DRAM (of it tensor trains "
         f"{format_bytes(result.tt_bytes)}, indices {format_bytes(result.index_bytes)}), "
-        f"{format_bytes(result.ssd_bytes)} on SSD, {result.seconds:.1f} s"
+        f"{format_bytes(result.ssd_bytes)} on SSD"
+        + (f" ({format_bytes(result.written_bytes)} written, the rest holes)" if holes else "")
+        + f", {result.seconds:.1f} s"
     )
     _finish(as_json, asdict(result) | {"page_reads": [asdict(one) for one in orders.reads] if orders else []})
 

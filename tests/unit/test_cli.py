@@ -28,7 +28,7 @@ FLAGS = {
     },
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
-        *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "time_limit", "plot"),
+        *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "method", "time_limit", "plot"),
         "as_json",
     },
     "pack": {

@@ -24,6 +24,7 @@ from screc.planning import (
     make_plan,
     plan_summary,
     plot_plan,
+    predict,
     reference_system,
 )
 from screc.planning.candidates import enumerate_candidates
@@ -163,10 +164,35 @@ def test_a_row_cache_takes_its_bytes_from_the_budget() -> None:
     assert plan.layouts == without.layouts
     check_plan(plan, SMALL)
     options = plan.options.model_copy(update={"row_cache_bytes": budget - plan.predicted.dram_bytes + 1})
+    predicted = predict(plan.layouts, plan.assignment, SMALL, SYSTEM, options)
+    larger = {"options": options, "predicted": predicted, "value": predicted.seconds_per_batch}
     with pytest.raises(
         PlanError, match=rf"the budget is \d+ beside the row cache's {options.row_cache_bytes}"
     ):
-        check_plan(plan.model_copy(update={"options": options}), SMALL)
+        check_plan(plan.model_copy(update=larger), SMALL)
+
+
+def test_a_row_cache_saves_reads() -> None:
+    budget, cache = DENSE_BYTES // 2, DENSE_BYTES // 5
+    plan = make_plan(SMALL, 16, SYSTEM, dram_bytes=budget, row_cache_bytes=cache, tt=False)
+    pages = {}
+    for policy in ("sketch", "lru"):
+        for size in (0, cache // 10, cache):
+            options = plan.options.model_copy(update={"row_cache_bytes": size, "row_cache_policy": policy})
+            predicted = predict(plan.layouts, plan.assignment, SMALL, SYSTEM, options)
+            pages[policy, size] = predicted.pages_per_batch
+            assert predicted.pages_per_batch == pytest.approx(sum(t.pages for t in predicted.tables))
+            bands = [band for table in predicted.tables for band in table.bands]
+            assert predicted.pages_per_batch == pytest.approx(sum(band.pages for band in bands))
+    assert pages["sketch", 0] == pages["lru", 0]
+    for policy in ("sketch", "lru"):
+        assert pages[policy, cache] < 0.95 * pages[policy, cache // 10]
+        assert pages[policy, cache // 10] < pages[policy, 0]
+    assert pages["sketch", cache] < pages["lru", cache]
+
+
+def test_a_row_cache_needs_an_ssd() -> None:
+    cache, budget = DENSE_BYTES // 5, DENSE_BYTES // 2
     # Without an SSD all rows have to fit beside it.
     with pytest.raises(InfeasibleBudget, match=rf"keep less than {cache} bytes for the row cache") as caught:
         make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, row_cache_bytes=cache, ssd=False, tt=False)

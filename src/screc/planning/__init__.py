@@ -1,6 +1,8 @@
 """Planning: a measured host, access statistics and a budget in; the memory of every row out."""
 
 from screc.planning.alternatives import Alternative, table_alternatives
+from screc.planning.baseline_plan import make_baseline_plan
+from screc.planning.baselines import BASELINES
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.compare import Comparison, compare_plans
@@ -14,10 +16,12 @@ from screc.planning.presets import reference_system
 from screc.planning.probe import probe
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
+from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
 from screc.planning.system_report import system_summary
 
 __all__ = [
+    "BASELINES",
     "Additivity",
     "Alternative",
     "Assignment",
@@ -40,6 +44,7 @@ __all__ = [
     "compare_plans",
     "comparison_summary",
     "format_bytes",
+    "make_baseline_plan",
     "make_plan",
     "parse_bytes",
     "plan_summary",
@@ -49,6 +54,7 @@ __all__ = [
     "probe",
     "reference_system",
     "sensitivity_summary",
+    "sparse_index_bytes",
     "system_summary",
     "table_alternatives",
     "table_summary",

@@ -8,7 +8,7 @@ Times are device-seconds: how long one device is busy. The formulas are in docs/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -275,6 +275,21 @@ class TableCosts:
             parts.append(self.evaluate(Placement.of(band), start, stop, band.tt))
         return BandCosts.joined(parts)
 
+    def with_reads(self, costs: BandCosts, layout: TableLayout, band: int, rows: float) -> BandCosts:
+        """The costs of the layout's bands, if a batch reads only so many different rows of one on SSD."""
+        placement, slots = Placement.of(layout.bands[band]), np.array([layout.slots(band)])
+        names = ("pages", "reads", "row_seconds", "traffic")
+        changed = {name: getattr(costs, name).copy() for name in names}
+        pages, reads = self._reads(placement, slots, np.array([rows]))
+        before, after = (
+            self._read_seconds(placement, costs.lookups[[band]], one)[0]
+            for one in (costs.pages[[band]], pages)
+        )
+        changed["traffic"][band] += (pages[0] - costs.pages[band]) * PAGE_BYTES
+        changed["row_seconds"][band] += after - before
+        changed["pages"][band], changed["reads"][band] = pages[0], reads[0]
+        return replace(costs, **changed)
+
     def possible(self, placement: Placement, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """Which of the bands make sense, bool [n]: those with enough rows for their TT rank."""
         if placement.tt_rank is None:
@@ -365,14 +380,22 @@ class TableCosts:
         pages of the band, for rows on SSD are addressed by their own id.
         """
         geometry = PageGeometry.of(self._row_bytes(placement))
-        groups = -(-slots // geometry.rows_per_page)
         touched = np.maximum(
             self.curve.distinct(self.lookups, stop) - self.curve.distinct(self.lookups, start), 0.0
         )
-        pages = groups * -np.expm1(-touched / groups)
-        reads = self.rates.system.lone_reads(pages, groups, geometry.pages_per_row)
+        groups = -(-slots // geometry.rows_per_page)
         num_bytes = groups * geometry.pages_per_row * PAGE_BYTES
-        return num_bytes, pages * geometry.pages_per_row, reads
+        return num_bytes, *self._reads(placement, slots, touched)
+
+    def _reads(
+        self, placement: Placement, slots: np.ndarray, touched: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pages that bring so many different rows of a band, and reads of lone pages that take as long."""
+        geometry = PageGeometry.of(self._row_bytes(placement))
+        groups = -(-slots // geometry.rows_per_page)
+        read = groups * -np.expm1(-touched / groups)
+        reads = self.rates.system.lone_reads(read, groups, geometry.pages_per_row)
+        return read * geometry.pages_per_row, reads
 
     def _read_seconds(self, placement: Placement, lookups: np.ndarray, pages: np.ndarray) -> np.ndarray:
         """Device-seconds of look-ups on SSD: of each page, which brings one row, and of each further row."""

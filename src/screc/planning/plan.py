@@ -221,7 +221,7 @@ class PlanOptions(Frozen):
     row_cache_bytes: NonNegativeInt = 0
     """DRAM of the budget that is kept for the cache of rows on SSD."""
     row_cache_policy: CachePolicy = "sketch"
-    """Which rows stay in it."""
+    """Which rows stay in it: those wanted most often lately, or (``lru``) those wanted last."""
     roles: Roles = "mixed"
     time_limit: float = Field(default=60.0, gt=0)
     mip_gap: float = Field(default=1e-3, ge=0, lt=1)

@@ -31,10 +31,11 @@ class InfeasibleBudget(ValueError):
     """No placement fits the budget.
 
     Attributes:
-        smallest_dram_bytes: the smallest DRAM budget that has a plan under the same options.
+        smallest_dram_bytes: the smallest DRAM budget that has a plan under the same options; None where none
+            has.
     """
 
-    def __init__(self, message: str, smallest_dram_bytes: int) -> None:
+    def __init__(self, message: str, smallest_dram_bytes: int | None) -> None:
         super().__init__(message)
         self.smallest_dram_bytes = smallest_dram_bytes
 
@@ -78,7 +79,7 @@ def make_plan(
         dense_flops: float operations per sample of the MLPs; adds the same time to every plan.
         queue_depth: SSD reads kept in flight when serving.
         row_cache_bytes: DRAM of the budget that is kept for a cache of rows on SSD; the engine makes it this
-            large. Predictions do not count on its hits.
+            large. The choice does not count on its hits; the prediction does.
         roles: threads that look rows up and threads that run the dense part when serving; None: every thread
             does both. The engine takes them over; ``screc bench`` measures which is fastest.
         row_formats: that bands of rows may have. What they cost in accuracy is not part of the plan: packing

@@ -23,6 +23,7 @@ from screc.planning.plan import (
     TableAssignment,
     TablePrediction,
 )
+from screc.planning.row_cache import ColdBand, missed_rows
 from screc.planning.sensitivity import Sensitivity
 from screc.planning.system import SystemSpec, Where
 from screc.statistics.access import AccessStatistics
@@ -66,6 +67,8 @@ def predict(
     assignment.check(layouts, system)
     models = table_models(layouts, assignment, statistics, system, options, sensitivity)
     costs = [model.of_layout(layout) for model, layout in zip(models, layouts, strict=True)]
+    if options.row_cache_bytes:
+        costs = _with_row_cache(models, layouts, costs, options)
     tables = tuple(
         _table_prediction(model, layout, cost, table, sensitivity is not None)
         for model, layout, cost, table in zip(models, layouts, costs, assignment.tables, strict=True)
@@ -180,6 +183,36 @@ def with_caches(models: Sequence[TableCosts], system: SystemSpec) -> list[TableC
             for known, size, ranks in zip(found, sizes, places(sizes), strict=True):
                 known[size] = ranks
     return [replace(model, cached=known) for model, known in zip(models, found, strict=True)]
+
+
+def _with_row_cache(
+    models: Sequence[TableCosts],
+    layouts: Sequence[TableLayout],
+    costs: Sequence[BandCosts],
+    options: PlanOptions,
+) -> list[BandCosts]:
+    """The costs, less the reads of rows that the cache of rows on SSD holds."""
+    cold = [
+        (number, position)
+        for number, layout in enumerate(layouts)
+        for position, band in enumerate(layout.bands)
+        if band.memory == "ssd"
+    ]
+    bands = [
+        ColdBand(
+            models[number].curve,
+            models[number].lookups,
+            layouts[number].bands[position].start,
+            layouts[number].bands[position].stop,
+            layouts[number].row_bytes(position),
+        )
+        for number, position in cold
+    ]
+    missed = missed_rows(bands, options.row_cache_bytes, options.row_cache_policy)
+    cached = list(costs)
+    for (number, position), rows in zip(cold, missed, strict=True):
+        cached[number] = models[number].with_reads(cached[number], layouts[number], position, rows)
+    return cached
 
 
 def _devices(

@@ -26,12 +26,13 @@ def band_scale(source: BandSource, band: int) -> Scale | None:
     if placed.scale == "row":
         return None
     assert placed.format != "tt"
-    values, num_slots = BandValues(layout.embedding_dim), layout.slots(band)
+    values = BandValues(layout.embedding_dim)
     step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
     # By slots, not as stored: an order of pages is no reason for another scale.
-    for start in range(0, num_slots, step):
-        slots = np.arange(start, min(start + step, num_slots))
+    for slots in source.stored_slots(band, step):
         values.add(source.rows(band, slots)[source.used(band, slots)])
+    if source.default is not None and band == len(layout.bands) - 1:
+        values.add(source.default[None])
     return shared_scale(values, placed.format)
 
 
@@ -55,6 +56,23 @@ def encode_band(
             except ValueError as refused:
                 raise ValueError(f"table {source.layout.table}, band {band}: {refused}") from refused
         raise AssertionError("one of the rows was refused") from None
+
+
+def encode_default(source: BandSource, band: int, scale: Scale | None) -> np.ndarray:
+    """A sparse table's default row as its last band holds rows: float32 [dim], or uint8 [row_bytes].
+
+    Raises:
+        ValueError: a value that the format cannot hold; the message names the table.
+    """
+    row_format, default = source.layout.bands[band].format, source.default
+    assert default is not None
+    assert row_format != "tt"
+    if row_format == "fp32":
+        return default
+    try:
+        return encode_rows(default[None], row_format, scale)[0]
+    except ValueError as refused:
+        raise ValueError(f"table {source.layout.table}, its default row: {refused}") from refused
 
 
 def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], None] | None = None) -> TtFit:

@@ -10,7 +10,7 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, index_specs, load_artifact, pages_file
+from .artifact import Artifact, index_specs, load_artifact, pages_file, written_kind, written_specs
 from .strategy import set_strategies
 
 CachePolicy = Literal["sketch", "lru"]
@@ -138,8 +138,21 @@ class RowStore:
                     rows = tensors[f"{prefix}.rows"]
                     native.add_dram_band(number, rows, index, format=band.format, scale=scale)
                 else:
-                    pages = str(artifact.path / pages_file(number, position))
-                    native.add_ssd_band(number, pages, position, index, format=band.format, scale=scale)
+                    written, default_row = None, None
+                    if (form := written_kind(layout, position)) is not None:
+                        names = written_specs(layout, position)
+                        written = (form, *(tensors[f"{prefix}.pages.{name}"] for name in names))
+                        default_row = tensors[f"{prefix}.default"].view(np.uint8)
+                    native.add_ssd_band(
+                        number,
+                        str(artifact.path / pages_file(number, position)),
+                        position,
+                        index,
+                        format=band.format,
+                        scale=scale,
+                        written=written,
+                        default_row=default_row,
+                    )
         names = tuple(table.layout.table for table in artifact.tables)
         single = {
             number: tensors[f"{number}.0.rows"]
