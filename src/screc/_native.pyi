@@ -244,7 +244,9 @@ class StoreStats:
 
     @property
     def dram_bytes(self) -> int:
-        """Bytes of rows, cores, indices, cache and strategies' copies in DRAM."""
+        """
+        Bytes of rows, cores, indices, cache and the copies of strategies and of cores in DRAM.
+        """
 
     @property
     def io_backend(self) -> str:
@@ -332,19 +334,33 @@ class RowStore:
     def strategy(self, table: int) -> str:
         """The table's strategy."""
 
+    def set_mapping(self, mapping: Sequence[tuple[str, Sequence[int], str]]) -> None:
+        """
+        Whose each table is in the asymmetric data flow: (strategy, cores, split) for every table, or [] for no
+        such flow. cores are ascending numbers of threads; [] leaves the table to all. split, among several cores, is
+        'columns' (of every row, strategy 'private') or 'samples'. Worker threads then stay on cores of their own.
+        Raises ValueError naming the table and the reason.
+        """
+
+    @property
+    def has_mapping(self) -> bool:
+        """Whether there is an asymmetric data flow."""
+
     def gather(self, table: int, ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """
         Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the table and
         OSError naming file and page for a damaged page; out is then undefined.
         """
 
-    def lookup(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
+    def lookup(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')], data_flow: str = 'symmetric') -> None:
         """
         Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out
-        (float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.
+        (float32 [B, sum of dims]). An empty bag gives zeros. data_flow: 'symmetric', where every thread takes a
+        part of the samples, or 'asymmetric', where it takes what set_mapping gave its core; the bits are the same.
+        Raises as gather does, and RuntimeError for 'asymmetric' without a mapping.
         """
 
-    def begin(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> Ticket:
+    def begin(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')], data_flow: str = 'symmetric') -> Ticket:
         """
         The first half of lookup: starts the reads from SSD and does all work that need not wait for them.
         ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as lookup
@@ -440,6 +456,16 @@ class Engine:
     @property
     def roles(self) -> tuple[int, int]:
         """(memory, compute) threads; (0, 0) when every thread does both."""
+
+    @property
+    def data_flow(self) -> str:
+        """
+        'symmetric', or 'asymmetric': each thread looks up what the store's mapping gives its core. RuntimeError
+        without a mapping, and while batches are submitted and not collected.
+        """
+
+    @data_flow.setter
+    def data_flow(self, arg: str, /) -> None: ...
 
     def layer_inputs(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], layer: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """

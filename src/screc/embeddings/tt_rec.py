@@ -40,7 +40,7 @@ class TrainRows(Rows):
 class TtRec(PerTable):
     """One TT rank for all large tables, the largest that the budget allows (section 3).
 
-    Tables of at most ``whole_below`` rows stay whole where the budget allows that; where it does not, the limit
+    Tables of at most ``whole_below`` rows stay whole where the budget allows it; where it does not, the limit
     is halved until it does.
     """
 
