@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from screc.planning import SystemSpec, probe, reference_system
-from screc.planning.dense import DenseShape
-from screc.planning.probe import probe_dense
+from screc import _native
+from screc.planning import DenseShape, SystemSpec, probe, probe_dense, reference_system
 from screc.planning.rates import dense, pipeline, rows, ssd, trains
 from screc.planning.rates.clock import Clock
+from screc.planning.rates.host import machine
 from screc.planning.system import BagRate, IndexRate, RowRate, SsdSpec
 from screc.storage.layout import TtShape
 from screc.storage.row_format import LARGEST_CODE, ROW_FORMATS
@@ -357,6 +357,16 @@ def test_the_dense_part_of_a_model_is_timed(interaction: str, num_dense: int) ->
     layers = 2 * (shape.top_inputs * 32 + 32 + (13 * 16 + 16 * 8 if num_dense else 0))
     pairs = features * (features - 1) // 2 if interaction == "dot" else 0
     assert shape.flops == layers + 2 * 8 * pairs
-    for precision in ("fp32", "bf16", "int8"):
-        ns = probe_dense(shape, batch_size=40, precision=precision, threads=1, seconds=1e-6)
-        assert 0 < ns < 1e9
+    host = reference_system().model_copy(
+        update={"source": "probe", "machine": machine(), "isa": _native.isa()}
+    )
+    system = probe_dense(host, shape, batch_size=40, seconds=1e-6)
+    own = [rate for rate in system.dense if rate.flops == shape.flops]
+    assert [rate.precision for rate in own] == ["fp32", "bf16", "int8"]
+    assert {rate.samples for rate in own} == {20}
+    for rate in own:
+        assert system.dense_ns(40, shape.flops, rate.precision) == pytest.approx(40 * rate.ns)
+    assert system.dense_ns(128, 10**6) == host.dense_ns(128, 10**6), "of a model of other flops"
+    assert probe_dense(system, shape, batch_size=40, seconds=1e-6).dense[:-3] == host.dense
+    with pytest.raises(ValueError, match="system: preset reference"):
+        probe_dense(reference_system(), shape, batch_size=40)

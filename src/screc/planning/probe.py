@@ -11,14 +11,14 @@ from pathlib import Path
 from screc import _native
 from screc.planning.dense import DenseShape
 from screc.planning.rates.clock import Clock, Progress
-from screc.planning.rates.dense import dense_ns, measure_dense
+from screc.planning.rates.dense import dense_rate, measure_dense
 from screc.planning.rates.host import core_cache_bytes, machine, total_bytes
 from screc.planning.rates.pipeline import measure_bags, measure_batch_ns, measure_pipeline
 from screc.planning.rates.rows import RowProbe, filled_memory, measure_strategies
 from screc.planning.rates.ssd import measure_reads, page_file
 from screc.planning.rates.trains import measure_trains
 from screc.planning.system import Capacities, DeviceSpec, OverlapSpec, SsdSpec, SystemSpec
-from screc.storage.dense_precision import Precision
+from screc.storage.dense_precision import PRECISIONS
 
 _DENSE_SECONDS = 1.0
 
@@ -97,17 +97,33 @@ def probe(
 
 
 def probe_dense(
-    shape: DenseShape,
-    *,
-    batch_size: int,
-    precision: Precision = "fp32",
-    threads: int = 0,
-    seconds: float = _DENSE_SECONDS,
-) -> float:
-    """Device-ns per sample of a model's own dense part on this host, its bags empty.
+    system: SystemSpec, shape: DenseShape, *, batch_size: int, seconds: float = _DENSE_SECONDS
+) -> SystemSpec:
+    """The system, which must be this host's, with rates of a model's own dense part in every precision.
 
-    Its rate differs between shapes by more than other figures do (see docs/guide/planning.md), and it takes
-    a second to measure.
+    How fast layers are depends on their shape more than other figures depend on anything, and is measured in
+    a second.
+
+    Args:
+        system: from :func:`probe` on this host.
+        shape: of the model.
+        batch_size: samples per batch.
+        seconds: to measure for, about.
+
+    Raises:
+        ValueError: the system is another machine, instruction set or not measured.
     """
-    threads = _native.ThreadPool(threads).num_threads
-    return dense_ns(Clock(seconds, None), shape, batch_size, precision, threads, 1.0).seconds
+    if not measured_here(system):
+        raise ValueError(f"system: {system.source}, {system.machine}, {system.isa} is not this host")
+    clock, threads = Clock(seconds, None), system.devices.count
+    own = [
+        dense_rate(clock, shape, batch_size, precision, threads, 1 / len(PRECISIONS))
+        for precision in PRECISIONS
+    ]
+    others = [rate for rate in system.dense if rate.flops != shape.flops]
+    return system.model_copy(update={"dense": (*others, *own)})
+
+
+def measured_here(system: SystemSpec) -> bool:
+    """Whether a system was measured on a host like this one."""
+    return (system.source, system.machine, system.isa) == ("probe", machine(), _native.isa())

@@ -181,7 +181,7 @@ class SystemSpec(Document):
                 raise ValueError(f"ssd.reads must be in ascending order, got {depths}")
         if not self._row_curve("fp32", "row", "dram"):
             raise ValueError("rows must hold rates of fp32 rows in dram, which others are compared with")
-        if not self._dense_curve("fp32"):
+        if not self._dense_rates("fp32"):
             raise ValueError("dense must hold rates of fp32, which others are compared with")
         return self
 
@@ -262,12 +262,16 @@ class SystemSpec(Document):
     def dense_ns(self, batch_size: int, flops: int, precision: DensePrecision = "fp32") -> float:
         """Device-ns of the dense part of a batch: MLPs and interaction, of ``flops`` operations a sample.
 
-        At the measured rate of as many samples for each device, in proportion to the flops; a precision that
-        was not measured counts as fp32.
+        At the rate of the measured model of nearest flops with as many samples for each device, in proportion
+        to the flops; a precision that was not measured counts as fp32. Models of as many flops differ by
+        their shape, bf16 and int8 by up to threefold: see :func:`screc.planning.probe_dense`.
         """
-        curve = self._dense_curve(precision) or self._dense_curve("fp32")
+        rates = self._dense_rates(precision) or self._dense_rates("fp32")
+        wanted = math.log(max(1, flops))
+        nearest = min(rates, key=lambda rate: abs(math.log(rate.flops) - wanted)).flops
+        curve = [(math.log(rate.samples), rate.ns / rate.flops) for rate in rates if rate.flops == nearest]
         samples = max(1.0, batch_size / self.devices.count)
-        per_flop = np.interp(math.log(samples), *np.transpose(curve))
+        per_flop = np.interp(math.log(samples), *np.transpose(sorted(curve)))
         return batch_size * flops * float(per_flop)
 
     def pages_per_second(self, queue_depth: int) -> float:
@@ -334,13 +338,8 @@ class SystemSpec(Document):
                 curves.setdefault(rate.busy, []).append((rate.embedding_dim, rate.ns))
         return {busy: sorted(curves[busy]) for busy in sorted(curves)}
 
-    def _dense_curve(self, precision: str) -> list[tuple[float, float]]:
-        """(log samples, ns per flop) in ascending order."""
-        return sorted(
-            (math.log(rate.samples), rate.ns / rate.flops)
-            for rate in self.dense
-            if rate.precision == precision
-        )
+    def _dense_rates(self, precision: str) -> list[DenseRate]:
+        return [rate for rate in self.dense if rate.precision == precision]
 
 
 def _over_dims(dim: int, points: list[tuple[int, float]]) -> float:

@@ -44,8 +44,10 @@ def system_summary(system: SystemSpec, console: Console) -> None:
         (
             "dense part, ns a sample",
             {
-                (one.precision, f"{one.samples} each"): _ns(one.ns, one.spread)
-                for one in sorted(system.dense, key=lambda one: one.samples)
+                (f"{one.flops / 1e6:.2f} MFLOP, {one.precision}", f"{one.samples} each"): _ns(
+                    one.ns, one.spread
+                )
+                for one in sorted(system.dense, key=lambda one: (one.flops, one.samples))
             },
         ),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from screc import _native
 from screc.planning.dense import DenseShape
-from screc.planning.rates.clock import Clock, Timing
+from screc.planning.rates.clock import Clock
 from screc.planning.system import DenseRate
 from screc.storage.dense_precision import PRECISIONS, Precision, layer_precision
 
@@ -17,34 +18,49 @@ from screc.storage.dense_precision import PRECISIONS, Precision, layer_precision
 SHAPE = DenseShape(
     num_dense=13, embedding_dim=16, table_dims=(16,) * 26, bottom=(512, 256, 64, 16), top=(512, 256, 1)
 )
+# Rates differ between sizes: a fifteenth of its flops, and five times as many.
+_SHAPES = (
+    DenseShape(num_dense=13, embedding_dim=16, table_dims=(16,) * 26, bottom=(64, 16), top=(64, 1)),
+    SHAPE,
+    DenseShape(
+        num_dense=13,
+        embedding_dim=128,
+        table_dims=(128,) * 26,
+        bottom=(512, 256, 128),
+        top=(1024, 1024, 512, 256, 1),
+    ),
+)
 # Samples of each thread.
 _SAMPLES = (1, 8, 64, 512, 2048)
-_PART = 0.006
+_PART = 0.004
 
 
 def measure_dense(clock: Clock, threads: int) -> tuple[DenseRate, ...]:
-    """Every precision at growing numbers of samples for each thread."""
-    rates = []
-    for precision in PRECISIONS:
-        for samples in _SAMPLES:
-            ns, spread = dense_ns(clock, SHAPE, samples * threads, precision, threads, _PART)
-            rates.append(
-                DenseRate(precision=precision, samples=samples, flops=SHAPE.flops, ns=ns, spread=spread)
-            )
-    return tuple(rates)
+    """Models of three sizes in every precision, at growing numbers of samples for each thread."""
+    cases = itertools.product(_SHAPES, PRECISIONS, _SAMPLES)
+    return tuple(
+        dense_rate(clock, shape, samples * threads, precision, threads, _PART)
+        for shape, precision, samples in cases
+    )
 
 
-def dense_ns(
+def dense_rate(
     clock: Clock, shape: DenseShape, batch_size: int, precision: Precision, threads: int, part: float
-) -> Timing:
-    """Device-ns of one sample's dense part in batches of this size, and its spread."""
+) -> DenseRate:
+    """The dense part of a sample in batches of this size."""
     store = _native.RowStore(threads=threads)
     for dim in shape.table_dims:
         store.add_dram_band(store.add_table(1, dim), np.zeros((1, dim), np.float32), None)
     engine = random_engine(store, shape, precision)
     run = batches_of(engine, shape, [np.zeros(0, np.int64)], np.zeros(len(shape.table_dims) * batch_size + 1))
     seconds, spread = clock.time(f"dense part in {precision}, {batch_size} samples", part, run)
-    return Timing(threads * 1e9 * seconds / batch_size, spread)
+    return DenseRate(
+        precision=precision,
+        samples=max(1, round(batch_size / threads)),
+        flops=shape.flops,
+        ns=threads * 1e9 * seconds / batch_size,
+        spread=spread,
+    )
 
 
 def random_engine(
