@@ -562,3 +562,51 @@ def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], 
 
     Returns int64 [tables, batch_size // window].
     """
+
+class HotSketch:
+    """
+    Finds the hot ids of a stream of scored ids and lends each a row (CAFE, section 3).
+    """
+
+    def __init__(self, num_buckets: int, num_rows: int, threshold: float) -> None: ...
+
+    def query(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], rows: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
+        """Writes the row lent to each id, or -1, into rows, int32 [n]."""
+
+    def insert(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], scores: Annotated[NDArray, dict(device='cpu', writable=False)], pool: ThreadPool | None = None) -> tuple:
+        """
+        Adds float32 scores to ids, in order. Returns ids and rows, int32, of those that were lent one.
+        """
+
+    def decay(self, factor: float) -> tuple:
+        """
+        Multiplies all scores. Returns ids and rows of those that fell below the threshold.
+        """
+
+    def retune(self) -> tuple:
+        """
+        Raises the threshold to the score of the last id that there is a row for, where more than 1.05 times as
+        many have reached it. Returns ids and rows of those that fell below it.
+        """
+
+    def state(self) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
+        """A copy of the buckets, uint8 [64 * num_buckets]."""
+
+    def restore(self, state: Annotated[NDArray, dict(device='cpu', writable=False)], threshold: float) -> None:
+        """Takes over what state() gave."""
+
+    @property
+    def threshold(self) -> float:
+        """Score from which on an id is lent a row."""
+
+    @property
+    def num_lent(self) -> int:
+        """Rows that are lent."""
+
+    @property
+    def num_buckets(self) -> int:
+        """Buckets of four ids, 64 bytes each."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the pool."""

@@ -3,6 +3,7 @@
 from screc.embeddings.adapt import AdaptEmb
 from screc.embeddings.banded import BandedTable
 from screc.embeddings.budget import BudgetError
+from screc.embeddings.cafe import Cafe
 from screc.embeddings.clustered import Clustered
 from screc.embeddings.coded import MultiGranularCodes, ProductCodes
 from screc.embeddings.collection import EmbeddingCollection
@@ -22,6 +23,7 @@ from screc.embeddings.projection import Projection
 from screc.embeddings.pruned import DeepLight, LearnedThreshold
 from screc.embeddings.quantised import Dqrm, LearnedClip, LearnedStep
 from screc.embeddings.robe import Robe
+from screc.embeddings.rounded import RoundedTable
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
 from screc.embeddings.tt_rec import TtRec
@@ -32,6 +34,7 @@ __all__ = [
     "AdaptiveSteps",
     "BandedTable",
     "BudgetError",
+    "Cafe",
     "Clustered",
     "CompressedBag",
     "DeepHash",
@@ -55,6 +58,7 @@ __all__ = [
     "Projection",
     "QuotientRemainder",
     "Robe",
+    "RoundedTable",
     "TableModule",
     "TensorRing",
     "TensorTrain",
