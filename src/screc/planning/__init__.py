@@ -7,7 +7,7 @@ from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.compare import Comparison, PlannedRate, compare_plans, planned_rate
 from screc.planning.dense import DenseShape
-from screc.planning.explain import comparison_summary, plan_summary, system_summary, table_summary
+from screc.planning.explain import comparison_summary, plan_summary, table_summary
 from screc.planning.mapping import MappingChoice, choose_mapping, map_layouts, with_mapping
 from screc.planning.mip import SolverError
 from screc.planning.picture import plot_plan
