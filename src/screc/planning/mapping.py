@@ -121,8 +121,10 @@ def _all_ways(table: FlowTable, model: FlowModel) -> Iterator[Way]:
                 yield Way(cores=cores, split="samples", strategy="gather", ns=ns, num_bytes=size)
         yield Way(cores=cores, split="samples", ns=_visit_ns(table, model, share, dim, 0))
         columns = dim // cores
+        if cores == 1 or columns < _LEAST_COLUMNS or dim % cores != 0:
+            continue
         size = table.num_embeddings * table.row_bytes(columns)
-        if cores > 1 and columns >= _LEAST_COLUMNS and dim % cores == 0 and size <= MAX_COPY_BYTES:
+        if size <= MAX_COPY_BYTES:
             ns = _visit_ns(table, model, lookups, columns, None)
             yield Way(cores=cores, split="columns", strategy="private", ns=ns, num_bytes=size)
 
