@@ -33,7 +33,7 @@ from screc.planning.data_flow import LINE_BYTES, FlowModel, FlowTable
 from screc.planning.mapping import choose_mapping
 from screc.planning.rates.host import core_cache_bytes
 from screc.planning.rates.rows import bags_of
-from screc.planning.system import Capacities, RowRate, StrategyRate
+from screc.planning.system import BagRate, Capacities, RowRate, StrategyRate
 from screc.serving import Engine
 from screc.serving.arithmetic import Precision
 from screc.serving.calibration import arithmetic_of, calibrate
@@ -234,10 +234,10 @@ def measured_system(threads: int, *, rounds: int) -> SystemSpec:
     """This machine for the model of caches: rows from the first level, a private cache and the shared one.
 
     Device-ns of look-ups, 32 to a bag, uniform ids, all threads: in tables of 8 KiB, of a quarter of a
-    second-level cache, and of 16 second-level caches.
+    second-level cache, and of 4 second-level caches.
     """
     private = core_cache_bytes()
-    sizes = {"near": 8 * 2**10, "private": private // 4, "llc": 16 * private}
+    sizes = {"near": 8 * 2**10, "private": private // 4, "llc": 4 * private}
     memory = _native.empty(max(sizes.values()))
     memory.fill(0)
     times: dict[tuple[str, int], list[float]] = {}
@@ -248,9 +248,10 @@ def measured_system(threads: int, *, rounds: int) -> SystemSpec:
                 store = _native.RowStore(threads=threads)
                 store.add_table(count, dim)
                 store.add_dram_band(0, memory[:size].view(np.float32).reshape(count, dim), None)
-                run, lookups = bags_of(store, count, dim, 256 * threads, 32)
-                timing = measure({"": run}, rounds=1, seconds_per_round=0.002)[""]
-                times.setdefault((where, dim), []).append(threads * 1e9 * timing.median / lookups)
+                for kind, pooling in ((where, 32), *([("bag", 1)] if where == "near" else [])):
+                    run, lookups = bags_of(store, count, dim, 256 * threads, pooling)
+                    timing = measure({"": run}, rounds=1, seconds_per_round=0.002)[""]
+                    times.setdefault((kind, dim), []).append(threads * 1e9 * timing.median / lookups)
     found = {key: statistics.median(values) for key, values in times.items()}
     base = reference_system(ssd=False)
     return base.model_copy(
@@ -269,6 +270,10 @@ def measured_system(threads: int, *, rounds: int) -> SystemSpec:
                     busy=threads,
                 )
                 for where in ("private", "llc", "dram")  # these tables never come from DRAM
+                for dim in _DIMS
+            ),
+            "bags": tuple(
+                BagRate(embedding_dim=dim, ns=max(0.0, found["bag", dim] - found["near", dim]))
                 for dim in _DIMS
             ),
             "strategies": tuple(
