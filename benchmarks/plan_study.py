@@ -26,10 +26,12 @@ from screc.data import CRITEO_KAGGLE_ROWS
 from screc.planning import (
     InfeasibleBudget,
     Plan,
+    Prediction,
     Sensitivity,
     SystemSpec,
     make_baseline_plan,
     make_plan,
+    predict,
     probe,
 )
 from screc.planning.row_cache import BESIDE_BYTES, ColdBand, batches_held
@@ -44,6 +46,8 @@ FRACTIONS = {"d2": 0.02, "d5": 0.05, "d10": 0.10, "d25": 0.25}
 PROCESS_BYTES = 400 << 20
 # Of all arms that are measured beside each other.
 GROUP_BYTES = 5 << 30
+# Share of all look-ups that tensor trains may answer in the program's plan and in three tiers.
+MAX_TT_SHARE = 0.05
 # Rise of the log-loss, nats a sample, that a plan may cost by what was measured on recipe G's model. There
 # losses of AUC were about as large as rises of the log-loss: half of the 0.001 of AUC that may be lost.
 MAX_LOSS = 5e-4
@@ -175,15 +179,21 @@ class Study:
             "dram_fraction": FRACTIONS[budget],
             "batch_size": BATCH_SIZE,
             "dense_flops": self.workload.flops,
-            "dense_precision": "int8",
+            "max_tt_share": MAX_TT_SHARE,
         }
-        if planner.method in ("mip", "three-tier"):
-            asked |= {"sensitivity": self.sensitivity, "max_loss": MAX_LOSS}
         world = (self.statistics, self.workload.embedding_dim, self.system)
         if planner.method == "mip":
-            asked.pop("dense_precision")
             return make_plan(*world, row_formats=rows, **asked)
         return make_baseline_plan(planner.method, *world, row_format=rows[0], **asked)
+
+    def predicted(self, plan: Plan) -> Prediction:
+        """What a plan is predicted to take with the int8 layers that all arms have."""
+        options = plan.options.model_copy(update={"dense_precision": "int8"})
+        return predict(plan.layouts, plan.assignment, self.statistics, self.system, options)
+
+    def loss(self, plan: Plan) -> float:
+        """The predicted rise of the log-loss."""
+        return self.sensitivity.plan_loss(plan.layouts)
 
     def same_as(self, budget: str, name: str) -> str | None:
         """The first planner of the same budget whose plan is the same, unless it is this one."""

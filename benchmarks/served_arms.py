@@ -17,6 +17,8 @@ from screc.serving import Engine
 from screc.serving.calibration import arithmetic_of, calibrate
 
 _COUNTERS = ("lookups", "dram_rows", "tt_rows", "ssd_rows", "pages_read", "cache_hits", "cache_misses")
+# Made beforehand and held while they are served: they take memory beside the model's.
+_BATCHES_AT_ONCE = 128
 _PER_SAMPLE = ("tt_rows", "ssd_rows", "pages_read", "cache_hits", "cache_misses")
 
 
@@ -38,7 +40,7 @@ def engine_arm(engine: Engine, workload: Workload, batch_size: int, *, seed: int
 
     The engine first takes the fastest of the ways to part its threads into roles.
     """
-    ways = engine.choose_roles(fresh_batches(workload, batch_size, 10**6, 16, seed=seed), rounds=3)
+    ways = engine.choose_roles(fresh_batches(workload, batch_size, 10**9, 16, seed=seed), rounds=3)
 
     def run(what: str, number: int = 0, count: int = 0) -> Any:
         if what == "stats":
@@ -49,11 +51,15 @@ def engine_arm(engine: Engine, workload: Workload, batch_size: int, *, seed: int
             }
         if what == "check":
             return [engine.predict(batch) for batch in check_batches(workload)]
-        batches = fresh_batches(workload, batch_size, number, count, seed=seed)
-        begin = time.perf_counter()
-        for _ in engine.predict_stream(batches):
-            pass
-        return (time.perf_counter() - begin) / count
+        seconds = 0.0
+        for start in range(0, count, _BATCHES_AT_ONCE):
+            part = min(_BATCHES_AT_ONCE, count - start)
+            batches = fresh_batches(workload, batch_size, number * 10**4 + start, part, seed=seed)
+            begin = time.perf_counter()
+            for _ in engine.predict_stream(batches):
+                pass
+            seconds += time.perf_counter() - begin
+        return seconds / count
 
     return run
 
