@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <utility>
 #include <variant>
 
 #include "base/hash.h"
@@ -84,6 +85,15 @@ inline bool knows_every_id(const BandIndex& index) {
 // Rows of a band with this index, in a table of `num_embeddings` rows. Refuses, with std::invalid_argument,
 // arrays that would answer a slot outside the band, or whose look-up would leave them or never end.
 std::int64_t checked_rows(const BandIndex& index, std::int64_t num_embeddings);
+
+// Which of many numbers are in a set: the forms of an index that know only some ids.
+using NumberSet = std::variant<BitmapIndex, HashIndex>;
+
+// Numbers in the set, all of them below `limit`; refuses arrays as checked_rows() does.
+std::int64_t checked_size(const NumberSet& set, std::int64_t limit);
+
+// The least and the largest number of the set; -1 and -1 where it is empty.
+std::pair<std::int64_t, std::int64_t> bounds(const NumberSet& set);
 
 // Fills `keys` and `slots` [capacity] from n (id, slot) pairs. Throws std::invalid_argument for negative or
 // repeated ids and when capacity <= n.

@@ -50,7 +50,7 @@ def dense_gradients(method: Method) -> list[Tensor]:
 
 def step(method: Method, seed: int, lr: float = 0.1) -> float:
     """One step of plain gradient descent towards a fixed random target, with all hooks; its loss."""
-    device = next(method.parameters()).device
+    device = method._starts.device
     ids, offsets = (tensor.to(device) for tensor in batch(seed, size=200))
     target = torch.randn(200, len(SPECS), DIM, generator=torch.Generator().manual_seed(9)).to(device)
     parameters = [p for p in (*method.sparse_parameters(), *method.dense_parameters()) if p.requires_grad]
@@ -142,6 +142,8 @@ class MethodContract:
 
     def test_gradients_equal_those_of_dense_rows(self) -> None:
         method, (ids, offsets) = self.make(), batch(2)
+        if not list(method.parameters()):
+            pytest.skip("it updates its rows itself")
         weights = torch.randn(40, len(SPECS), DIM, generator=torch.Generator().manual_seed(3))
         (method(ids, offsets) * weights).sum().backward()
         ours = dense_gradients(method)

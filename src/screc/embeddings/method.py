@@ -103,6 +103,7 @@ class Method(nn.Module, ABC):
         embedding_dim: length of a row.
         sparse: whether :meth:`gather` gives sparse gradients (for our optimisers of rows) or dense ones (for
             any optimiser).
+        progress: how much of the training run is done, 0 to 1, as the loop tells.
     """
 
     name: ClassVar[str]
@@ -126,6 +127,7 @@ class Method(nn.Module, ABC):
         self.specs = tuple(specs)
         self.embedding_dim = embedding_dim
         self.sparse = True
+        self.progress = 0.0
         sizes = torch.tensor([spec.num_embeddings for spec in specs])
         starts = torch.zeros(len(specs) + 1, dtype=torch.int64)
         torch.cumsum(sizes, 0, out=starts[1:])

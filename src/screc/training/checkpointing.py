@@ -120,6 +120,11 @@ def load_model(path: Path | str) -> ClickModel:
     config = config_class.from_dict(checkpoint.model)
     band_ids = {}
     for index, stored in enumerate(checkpoint.tables):
+        if stored.known_rows is not None:
+            raise ValueError(
+                f"{checkpoint.path}: table {stored.layout.table} is sparse ({stored.known_rows} of "
+                f"{stored.layout.num_embeddings} rows are known); it can be packed and served, not trained"
+            )
         indexed = len(stored.layout.bands) - 1
         if indexed:
             tensors = checkpoint.table(index)

@@ -52,6 +52,7 @@ class MethodStages:
         begins = itertools.accumulate(shares[:-1], initial=0.0)
         self.method = method
         self._begins = [round(begin * (total or 0)) for begin in begins]
+        self._total = total
         self._batch_size, self._validation = batch_size, validation
         self._batches: Iterator[Batch] = iter(())
         parameters = method.architecture_parameters()
@@ -69,7 +70,8 @@ class MethodStages:
         return cls(model.tables, total=samples, batch_size=batch_size, validation=validation)
 
     def at(self, samples: int) -> int:
-        """Number of the stage that a run is in after so many samples."""
+        """Number of the stage that a run is in after so many samples, of which the method is told."""
+        self.method.progress = min(1.0, samples / self._total) if self._total else 0.0
         return bisect_right(self._begins, samples) - 1
 
     def searches(self, stage: int) -> bool:
