@@ -8,12 +8,16 @@ its rows are asked for, not on how many they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from screc.planning import Effect, Sensitivity, TableSensitivity
 from screc.statistics import AccessStatistics, TableStatistics
+
+T = TypeVar("T")
 
 RECIPE_G_FILE = Path(__file__).with_name("recipe_g_sensitivity.json")
 
@@ -42,16 +46,20 @@ def _scaled(effect: Effect, known: TableSensitivity, table: TableStatistics) -> 
     shares = np.interp(effect.cuts[1:-1], known.ranks, known.shares)
     curve = table.smoothed_curve
     reached = curve.share(curve.boundaries)
-    cuts = np.interp(shares, reached, curve.boundaries).round().astype(np.int64)
-    kept = [0, *(i + 1 for i, cut in enumerate(cuts) if 0 < cut < table.num_embeddings)]
-    # A table of few rows may reach two shares at one rank: the first stands.
-    positions = {0: 0} | {int(cuts[i - 1]): i for i in reversed(kept[1:])}
-    ordered = sorted(positions)
-    numbers = [positions[cut] for cut in ordered]
+    ranks = np.interp(shares, reached, curve.boundaries).round().astype(np.int64).tolist()
+    # Of cuts that come to lie on one rank, in a table of few rows, the first stands.
+    places = {0: 0, table.num_embeddings: len(effect.cuts) - 1}
+    for number, rank in enumerate(ranks, start=1):
+        places.setdefault(rank, number)
+    cuts = sorted(places)
+    numbers = [places[cut] for cut in cuts]
+
+    def kept(bands: Sequence[Sequence[T]]) -> tuple[tuple[T, ...], ...]:
+        return tuple(
+            tuple(bands[first][last - first - 1] for last in numbers[position + 1 :])
+            for position, first in enumerate(numbers[:-1])
+        )
+
     return effect.model_copy(
-        update={
-            "cuts": (*ordered, table.num_embeddings),
-            "measured": (*(effect.measured[i] for i in numbers), effect.measured[-1]),
-            "loss": (*(effect.loss[i] for i in numbers), effect.loss[-1]),
-        }
+        update={"cuts": tuple(cuts), "measured": kept(effect.measured), "loss": kept(effect.loss)}
     )

@@ -7,10 +7,10 @@ page cache included, is limited to the budget and what a process needs. Rows on 
 cache.
 
 The program's plan is measured in every group of arms, round by round beside the others; ratios are of times
-taken in turn. Each planner may use the formats that stand beside it in ``benchmarks.plan_study.PLANNERS``; in
-the program's plan and in three tiers tensor trains may answer ``MAX_TT_SHARE`` of the look-ups. What a plan
-costs in accuracy is predicted by what was measured on recipe G's model; plans that cost more than ``MAX_LOSS``
-are marked.
+taken in turn. Each planner may use the formats that stand beside it in ``benchmarks.plan_study.PLANNERS``;
+in the program's plan and in three tiers tensor trains may answer ``MAX_TT_SHARE`` of the look-ups. What a
+plan costs in accuracy is predicted by what was measured on recipe G's model; plans that cost more than
+``MAX_LOSS`` are marked.
 """
 
 from __future__ import annotations

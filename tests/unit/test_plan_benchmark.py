@@ -113,7 +113,7 @@ def test_a_sensitivity_is_carried_over_at_the_same_shares_of_look_ups():
     for before, after, table in zip(measured.tables, scaled.tables, statistics.tables, strict=True):
         assert after.num_embeddings == table.num_embeddings
         for old, new in zip(before.effects, after.effects, strict=True):
-            assert (old.format, old.tt_rank, old.loss[0]) == (new.format, new.tt_rank, new.loss[0])
+            assert (old.format, old.tt_rank, old.whole) == (new.format, new.tt_rank, new.whole)
         if table.num_embeddings < 2000:
             continue  # one rank is a large share
         there = np.interp(shares, before.shares, before.ranks).round().astype(int)
