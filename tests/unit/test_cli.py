@@ -29,7 +29,7 @@ FLAGS = {
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
         *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "method", "time_limit", "plot"),
-        "as_json",
+        *("read", "explain", "what_if", "compare", "as_json"),
     },
     "pack": {
         *("model", "out", "plan", "statistics", "precision", "sample", "max_auc_loss", "max_log_loss_rise"),
@@ -74,6 +74,10 @@ def test_every_verb_has_help(verb: str) -> None:
         (["train", "--data", "synthetic:rows=10", "--out", "m", "--like", "x", "--dim", "8"], ["--dim", "x"]),
         (["sensitivity", "m", "--data", "synthetic:rows=9", "--statistics", "nowhere"], ["nowhere"]),
         (["plan", "--statistics", "nowhere", "--dram", "10%"], ["nowhere"]),
+        (["plan", "--dram", "10%"], ["--statistics", "--read"]),
+        (["plan", "--read", "nowhere.json"], ["nowhere.json"]),
+        (["plan", "--read", "p", "--what-if", "dram=1"], ["--what-if"]),
+        (["plan", "--compare", "a.json", "b.json"], ["a.json"]),
         (["plan", "--statistics", "s", "--dram", "1", "--row-scale", "band"], ["--row-scale", "table"]),
         (["pack", "nowhere", "--out", "a"], ["nowhere"]),
         (["pack", "m", "--out", "a", "--page-order", "co-access"], ["--order-from"]),

@@ -101,7 +101,7 @@ def code_bytes(count: int, clusters: int) -> int:
 
 @register
 class Clustered(PerTable):
-    """Trains whole tables, clusters their rows and goes on with the centres; one cap on all tables' clusters."""
+    """Trains whole tables, clusters their rows and goes on with their centres; one cap for all tables."""
 
     name = "kmeans"
     trains_within_budget = False

@@ -23,8 +23,8 @@ class CodedRows(Rows):
     """A row is a codeword for each of its parts, the nearest to the part of a row that is learned beside it.
 
     Look-ups give codewords; the gradient passes to the learned row (straight-through), and codewords follow
-    the rows that chose them by :attr:`attraction`. When training ends the choices become codes and the learned
-    rows go.
+    the rows that chose them by :attr:`attraction`. When training ends the choices become codes and the
+    learned rows go.
 
     Args:
         num_embeddings: rows.

@@ -5,7 +5,7 @@ from screc.planning.baseline_plan import make_baseline_plan
 from screc.planning.baselines import BASELINES
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
-from screc.planning.compare import Comparison, compare_plans
+from screc.planning.compare import Comparison, PlannedRate, compare_plans, planned_rate
 from screc.planning.explain import comparison_summary, plan_summary, system_summary, table_summary
 from screc.planning.mip import SolverError
 from screc.planning.picture import plot_plan
@@ -14,6 +14,7 @@ from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
 from screc.planning.probe import probe
+from screc.planning.request import PlanRequest
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
 from screc.planning.sparse import sparse_index_bytes
@@ -31,6 +32,8 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlanOptions",
+    "PlanRequest",
+    "PlannedRate",
     "Point",
     "Prediction",
     "Sensitivity",
@@ -47,6 +50,7 @@ __all__ = [
     "make_plan",
     "parse_bytes",
     "plan_summary",
+    "planned_rate",
     "plot_plan",
     "plot_sensitivity",
     "predict",
