@@ -176,7 +176,7 @@ def probe(
     directory: Annotated[Path, typer.Option(help="Directory on the SSD that will hold artifacts.")] = Path(
         "."
     ),
-    seconds: Annotated[float, typer.Option(help="Time to spend, about.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Time to spend, about.")] = 30.0,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:

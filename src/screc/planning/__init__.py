@@ -6,19 +6,21 @@ from screc.planning.baselines import BASELINES
 from screc.planning.budget import format_bytes, parse_bytes
 from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.compare import Comparison, PlannedRate, compare_plans, planned_rate
-from screc.planning.explain import comparison_summary, plan_summary, system_summary, table_summary
+from screc.planning.dense import DenseShape
+from screc.planning.explain import comparison_summary, plan_summary, table_summary
 from screc.planning.mip import SolverError
 from screc.planning.picture import plot_plan
 from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.prediction import predict
 from screc.planning.presets import reference_system
-from screc.planning.probe import probe
+from screc.planning.probe import measured_here, probe, probe_dense
 from screc.planning.request import PlanRequest
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
 from screc.planning.sensitivity_report import plot_sensitivity, sensitivity_summary
 from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
+from screc.planning.system_report import system_summary
 
 __all__ = [
     "BASELINES",
@@ -27,6 +29,7 @@ __all__ = [
     "Assignment",
     "Budget",
     "Comparison",
+    "DenseShape",
     "Effect",
     "InfeasibleBudget",
     "Plan",
@@ -48,6 +51,7 @@ __all__ = [
     "format_bytes",
     "make_baseline_plan",
     "make_plan",
+    "measured_here",
     "parse_bytes",
     "plan_summary",
     "planned_rate",
@@ -55,6 +59,7 @@ __all__ = [
     "plot_sensitivity",
     "predict",
     "probe",
+    "probe_dense",
     "reference_system",
     "sensitivity_summary",
     "sparse_index_bytes",

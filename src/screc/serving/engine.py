@@ -13,10 +13,11 @@ import numpy as np
 from screc import _native
 from screc.data.batch import Batch
 from screc.data.log import TableSpec
-from screc.serving.arithmetic import Arithmetic, Precision, check_precision, stored_arithmetic
+from screc.serving.arithmetic import Arithmetic, stored_arithmetic
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.storage import Artifact, RowStore
 from screc.storage.artifact import load_artifact
+from screc.storage.dense_precision import Precision, check_precision
 from screc.storage.mapping import DataFlow, TableCores, set_mapping
 from screc.storage.row_format import RowFormat, row_bytes
 from screc.storage.row_store import CachePolicy
