@@ -8,6 +8,7 @@ from screc.planning.check import PlanError, check_page_orders, check_plan
 from screc.planning.compare import Comparison, PlannedRate, compare_plans, planned_rate
 from screc.planning.dense import DenseShape
 from screc.planning.explain import comparison_summary, plan_summary, table_summary
+from screc.planning.mapping import MappingChoice, choose_mapping, map_layouts, with_mapping
 from screc.planning.mip import SolverError
 from screc.planning.picture import plot_plan
 from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
@@ -32,6 +33,7 @@ __all__ = [
     "DenseShape",
     "Effect",
     "InfeasibleBudget",
+    "MappingChoice",
     "Plan",
     "PlanError",
     "PlanOptions",
@@ -46,11 +48,13 @@ __all__ = [
     "TableSensitivity",
     "check_page_orders",
     "check_plan",
+    "choose_mapping",
     "compare_plans",
     "comparison_summary",
     "format_bytes",
     "make_baseline_plan",
     "make_plan",
+    "map_layouts",
     "measured_here",
     "parse_bytes",
     "plan_summary",
@@ -66,4 +70,5 @@ __all__ = [
     "system_summary",
     "table_alternatives",
     "table_summary",
+    "with_mapping",
 ]

@@ -306,17 +306,16 @@ class SystemSpec(Document):
         """Time of one read at the lowest measured queue depth; 0 without an SSD."""
         return self.ssd.reads[0].latency_seconds if self.ssd is not None else 0.0
 
-    def best_strategy(self, rows: int, dim: int, pooling: float = 1.0) -> str:
-        """The look-up strategy for an fp32 table in DRAM of ``rows`` rows of ``dim`` columns.
+    def strategy_ns(self, rows: int, dim: int, pooling: float = 1.0) -> dict[str, float]:
+        """Device-ns of a look-up by each strategy that an fp32 table in DRAM of ``rows`` rows of ``dim``
+        columns can have.
 
-        That of the measured table nearest in dimension and pooling, and of those the smallest with as many
-        rows, so that what was possible there is possible here. Larger tables than any measured are gathered.
+        Of the measured table nearest in dimension and pooling, and of those the smallest with as many rows,
+        so that what was possible there is possible here. Empty for larger tables than any measured.
         """
-        if 4 * rows * dim > MAX_TIMED_BYTES:
-            return "gather"
         as_large = [rate for rate in self.strategies if rate.rows >= rows]
-        if not as_large:
-            return "gather"
+        if not as_large or 4 * rows * dim > MAX_TIMED_BYTES:
+            return {}
 
         def distance(rate: StrategyRate) -> tuple[float, float, int]:
             return (
@@ -326,7 +325,12 @@ class SystemSpec(Document):
             )
 
         nearest = distance(min(as_large, key=distance))
-        return fastest_strategy({rate.strategy: rate.ns for rate in as_large if distance(rate) == nearest})
+        return {rate.strategy: rate.ns for rate in as_large if distance(rate) == nearest}
+
+    def best_strategy(self, rows: int, dim: int, pooling: float = 1.0) -> str:
+        """The fastest of :meth:`strategy_ns`; large tables are gathered."""
+        nanoseconds = self.strategy_ns(rows, dim, pooling)
+        return fastest_strategy(nanoseconds) if nanoseconds else "gather"
 
     # ------------------------------------------------------------------------------------------------
 
