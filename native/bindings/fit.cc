@@ -1,0 +1,187 @@
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <initializer_list>
+#include <string>
+
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
+#include "fit/middle_core.h"
+#include "fit/row_correlation.h"
+#include "fit/row_projection.h"
+
+namespace screc::bindings {
+namespace {
+
+using namespace nb::literals;
+using IsaName = std::optional<std::string>;
+
+Isa chosen_isa(const IsaName& isa) { return isa ? parse_isa(*isa) : selected_isa(); }
+
+int64_t dim(const auto& array, size_t i) { return static_cast<int64_t>(array.shape(i)); }
+
+// The array's data once its dtype is T and its shape is the one given.
+template <typename T>
+auto shaped(const auto& array, const char* name, std::initializer_list<int64_t> shape) {
+  const auto data = checked<T>(array, name, shape.size());
+  size_t i = 0;
+  bool same = true;
+  std::string wanted = "[";
+  for (int64_t size : shape) {
+    same = same && dim(array, i) == size;
+    wanted += (i++ ? ", " : "") + std::to_string(size);
+  }
+  if (!same) {
+    throw nb::value_error(
+        (std::string(name) + ": expected shape " + wanted + "], got " + shape_text(array)).c_str());
+  }
+  return data;
+}
+
+// Rows and weights of whole prefixes.
+RowChunk chunk_of(const AnyConstArray& rows, const AnyConstArray& weights, int64_t slices, int64_t width) {
+  const float* weight = checked<float>(weights, "weights", 1);
+  const int64_t n = dim(weights, 0);
+  if (n % slices != 0) {
+    throw nb::value_error(
+        ("weights: expected a multiple of " + std::to_string(slices) + " slots, got " + std::to_string(n))
+            .c_str());
+  }
+  return {shaped<float>(rows, "rows", {n, width}), weight, n / slices};
+}
+
+RowProjection make_projection(const AnyConstArray& core, int64_t left_columns, ThreadPool& pool,
+                              const IsaName& isa) {
+  const float* data = checked<float>(core, "core", 3);
+  if (core.size() == 0 || left_columns < 1) throw nb::value_error("core: must not be empty");
+  return {data, dim(core, 0), dim(core, 1), dim(core, 2), left_columns, chosen_isa(isa), pool};
+}
+
+double project(RowProjection& projection, const AnyConstArray& rows, const AnyConstArray& weights,
+               const AnyArray& z, const AnyArray& e) {
+  const int64_t rank = projection.rank();
+  const RowChunk chunk = chunk_of(rows, weights, projection.slices(), projection.dim());
+  float* z_out = shaped<float>(z, "z", {chunk.prefixes, projection.left_columns(), rank});
+  float* e_out = shaped<float>(e, "e", {chunk.prefixes, rank, rank});
+  nb::gil_scoped_release nogil;
+  return projection.add(chunk, z_out, e_out);
+}
+
+RowCorrelation make_correlation(const AnyConstArray& left, const AnyConstArray& middle, int64_t slices,
+                                int64_t columns, ThreadPool& pool, const IsaName& isa) {
+  const float* first = checked<float>(left, "left", 3);
+  const int64_t inner = dim(left, 2);
+  const float* second = checked<float>(middle, "middle", 4);
+  if (dim(middle, 0) != inner || left.size() == 0 || middle.size() == 0 || slices < 1 || columns < 1) {
+    throw nb::value_error(
+        ("middle: expected first dimension " + std::to_string(inner) + ", got " + shape_text(middle))
+            .c_str());
+  }
+  const RowCorrelation::Cores cores{first, second,         dim(left, 0),   dim(left, 1),
+                                    inner, dim(middle, 1), dim(middle, 2), dim(middle, 3)};
+  return {cores, slices, columns, chosen_isa(isa), pool};
+}
+
+void correlate(RowCorrelation& correlation, const AnyConstArray& rows, const AnyConstArray& weights,
+               int64_t first_left, int64_t first_middle, int64_t num_middles) {
+  const RowChunk chunk = chunk_of(rows, weights, correlation.slices(), correlation.dim());
+  const RowCorrelation::Cores& cores = correlation.cores();
+  if (first_left < 0 || first_middle < 0 || num_middles < 1 || first_middle + num_middles > cores.middles ||
+      first_left + (chunk.prefixes + num_middles - 1) / num_middles > cores.lefts) {
+    throw nb::value_error("first_left, first_middle, num_middles: the prefixes are not all the cores'");
+  }
+  nb::gil_scoped_release nogil;
+  correlation.add(chunk, first_left, first_middle, num_middles);
+}
+
+void read_sums(const RowCorrelation& correlation, const AnyArray& right, const AnyArray& normal) {
+  const int64_t slices = correlation.slices(), rank = correlation.rank();
+  const int64_t columns = correlation.columns();
+  double* right_out = shaped<double>(right, "right", {slices, columns, rank});
+  double* normal_out = shaped<double>(normal, "normal", {slices, rank, rank});
+  std::copy_n(correlation.right(), slices * columns * rank, right_out);
+  std::copy_n(correlation.normal(), slices * rank * rank, normal_out);
+}
+
+void solve(const AnyConstArray& e, const AnyConstArray& z, const AnyConstArray& left, const AnyArray& slices,
+           const AnyArray& e_out, const AnyArray& z_out, ThreadPool& pool, const IsaName& isa) {
+  MiddleProblem p{};
+  p.left = checked<float>(left, "left", 3);
+  p.lefts = dim(left, 0);
+  p.before = dim(left, 1);
+  p.inner = dim(left, 2);
+  float* unknown = checked<float>(slices, "slices", 4);
+  p.middles = dim(slices, 0);
+  p.own = dim(slices, 2);
+  p.rank = dim(slices, 3);
+  shaped<float>(slices, "slices", {p.middles, p.inner, p.own, p.rank});
+  p.e = shaped<float>(e, "e", {p.lefts, p.middles, p.rank, p.rank});
+  p.z = shaped<float>(z, "z", {p.lefts, p.middles, p.before, p.own, p.rank});
+  double* e_sum = shaped<double>(e_out, "e_out", {p.lefts, p.inner, p.inner});
+  double* z_sum = shaped<double>(z_out, "z_out", {p.lefts, p.before, p.inner});
+  const Isa chosen = chosen_isa(isa);
+  if (left.size() == 0 || slices.size() == 0) throw nb::value_error("slices: must not be empty");
+  nb::gil_scoped_release nogil;
+  solve_middle(p, unknown, e_sum, z_sum, chosen, pool);
+}
+
+}  // namespace
+
+void bind_fit(nb::module_& module) {
+  nb::class_<RowProjection>(
+      module, "RowProjection",
+      "The rows of a band contracted with the last core of a tensor train.\n\n"
+      "core float32 [R, P, Q]; left_columns is the product of the columns of the cores before it.")
+      .def(
+          "__init__",
+          [](RowProjection* self, const AnyConstArray& core, int64_t left_columns, ThreadPool& pool,
+             const IsaName& isa) {
+            new (self) RowProjection(make_projection(core, left_columns, pool, isa));
+          },
+          "core"_a, "left_columns"_a, "pool"_a, "isa"_a = nb::none(), nb::keep_alive<1, 4>())
+      .def("add", &project, "rows"_a, "weights"_a, "z"_a, "e"_a,
+           "For n prefixes of P slots: z [n, C, R] = sum over i, j of w row[i, (c, j)] core[b, i, j] and\n"
+           "e [n, R, R] = sum over i, j of w core[a, i, j] core[b, i, j].\n\n"
+           "rows float32 [n * P, C * Q], weights float32 [n * P]; returns the sum of w |row|^2. Rows of "
+           "weight 0\n"
+           "are not read.");
+  nb::class_<RowCorrelation>(
+      module, "RowCorrelation",
+      "The rows of a band contracted with all cores but the last: the last core's normal equations.\n\n"
+      "left float32 [M, C', R'] is the product of all cores before the last two, middle float32 [R', I, Q', "
+      "R].")
+      .def(
+          "__init__",
+          [](RowCorrelation* self, const AnyConstArray& left, const AnyConstArray& middle, int64_t slices,
+             int64_t columns, ThreadPool& pool, const IsaName& isa) {
+            new (self) RowCorrelation(make_correlation(left, middle, slices, columns, pool, isa));
+          },
+          "left"_a, "middle"_a, "slices"_a, "columns"_a, "pool"_a, "isa"_a = nb::none(),
+          nb::keep_alive<1, 2>(), nb::keep_alive<1, 6>())
+      .def("add", &correlate, "rows"_a, "weights"_a, "first_left"_a, "first_middle"_a, "num_middles"_a,
+           "Adds prefixes (m, i): m from first_left on and, for each, num_middles of i from first_middle "
+           "on.\n\n"
+           "rows float32 [n * slices, C' * Q' * columns], weights float32 [n * slices].")
+      .def("sums", &read_sums, "right"_a, "normal"_a,
+           "Writes right float64 [slices, columns, R] = sum of w row L and normal float64 [slices, R, R] =\n"
+           "sum of w L L, L[(m, i)][(c', j')][b] being left times middle.");
+  module.def(
+      "solve_middle", &solve, "e"_a, "z"_a, "left"_a, "slices"_a, "e_out"_a, "z_out"_a, "pool"_a,
+      "isa"_a = nb::none(),
+      "Improves the slices of a core by least squares, and contracts it away.\n\n"
+      "Lowers, for each slice i, sum over m of <P e[m, i], P> - 2 <P, z[m, i]> with P = left[m] slices[i]:\n"
+      "e float32 [M, I, R, R], z float32 [M, I, C', Q, R], left float32 [M, C', R'], slices float32 [I, R', "
+      "Q, "
+      "R].\n"
+      "Adds the same two for the cores before to e_out float64 [M, R', R'] and z_out float64 [M, C', R'].");
+  module.def(
+      "solve_middle_bytes",
+      [](int64_t lefts, int64_t before, int64_t inner, int64_t own, int64_t rank, const ThreadPool& pool,
+         const IsaName& isa) {
+        return solve_middle_bytes(lefts, before, inner, own, rank, chosen_isa(isa), pool.num_threads());
+      },
+      "lefts"_a, "before"_a, "inner"_a, "own"_a, "rank"_a, "pool"_a, "isa"_a = nb::none(),
+      "Bytes that solve_middle works in.");
+}
+
+}  // namespace screc::bindings

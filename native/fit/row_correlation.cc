@@ -1,0 +1,162 @@
+#include "fit/row_correlation.h"
+
+#include <algorithm>
+
+namespace screc {
+namespace {
+
+// Prefixes whose sums are taken in fp32 before they are added in double.
+constexpr int64_t kPiecePrefixes = 128;
+// Rows of a tile, and tiles, that are weighted at once: they stay in the first level of cache.
+constexpr int64_t kBlockRows = 8, kBlockTiles = 16;
+constexpr int64_t kNormalSlices = 24;
+
+}  // namespace
+
+struct RowCorrelation::Piece {
+  RowChunk chunk;
+  int64_t first_left, first_middle, num_middles;
+  int64_t first_prefix;  // of the piece, in the order of the chunk it was cut from
+};
+
+RowCorrelation::RowCorrelation(const Cores& cores, int64_t slices, int64_t columns, Isa isa, ThreadPool& pool)
+    : kernels_(&fit_kernels(isa)),
+      pool_(&pool),
+      cores_(cores),
+      slices_(slices),
+      columns_(columns),
+      left_columns_(cores.before * cores.own),
+      tiles_(slices, left_columns_, columns, *kernels_),
+      products_(kernels(isa), std::max(cores.rank * cores.rank, cores.own * cores.rank)),
+      right_(static_cast<size_t>(slices * columns * cores.rank)),
+      normal_(static_cast<size_t>(slices * cores.rank * cores.rank)) {
+  const int64_t rank = cores.rank, square = rank * rank, group = tiles_.group_prefixes();
+  piece_prefixes_ = std::max<int64_t>(1, kPiecePrefixes / group) * group;
+  piece_tiles_ = piece_prefixes_ / group * tiles_.group_tiles();
+  const auto floats = [](int64_t n) { return AlignedBuffer(static_cast<size_t>(n) * sizeof(float)); };
+  const int64_t packed = cores.inner * products_.padded(cores.own * rank);
+  middle_ = floats(cores.middles * packed);
+  for (int64_t i = 0; i < cores.middles; ++i) {
+    const int64_t slice = cores.own * rank;
+    products_.pack(cores.middle + i * slice, cores.middles * slice, cores.inner, slice,
+                   middle_.as<float>() + i * packed);
+  }
+  patterns_ = floats(piece_tiles_ * rank * tiles_.left_columns_per_tile() + kFitSlack);
+  grams_ = floats(piece_prefixes_ * products_.padded(square));
+  weights_ = floats(piece_prefixes_ * slices);
+  const int64_t for_products = left_columns_ * rank * 2 + left_columns_ * products_.padded(rank) + square;
+  const int64_t for_rows = kBlockRows * (kBlockTiles * tiles_.width() + rank * kernels_->lanes);
+  for (int thread = 0; thread < pool.num_threads(); ++thread) {
+    scratch_.push_back(floats(std::max({for_products, for_rows, kNormalSlices * square})));
+  }
+}
+
+void RowCorrelation::add(const RowChunk& chunk, int64_t first_left, int64_t first_middle,
+                         int64_t num_middles) {
+  const auto share = [&](int64_t n, int64_t grain, auto body) {
+    pool_->parallel_for(n, grain, [&](int64_t begin, int64_t end, int thread) {
+      body(begin, end, scratch_[static_cast<size_t>(thread)].as<float>());
+    });
+  };
+  for (int64_t first = 0; first < chunk.prefixes; first += piece_prefixes_) {
+    const int64_t row = first * slices_;
+    const Piece piece{
+        {chunk.rows + row * dim(), chunk.weights + row, std::min(piece_prefixes_, chunk.prefixes - first)},
+        first_left,
+        first_middle,
+        num_middles,
+        first};
+    // A last tile that is not full: what it lacks is multiplied with zeros of the tile, and must be finite.
+    const int64_t used = piece.chunk.prefixes * left_columns_;
+    if (used < piece_tiles_ * tiles_.left_columns_per_tile()) {
+      std::fill_n(patterns_.as<float>(), patterns_.size() / sizeof(float), 0.0f);
+    }
+    share(piece.chunk.prefixes, 8,
+          [&](int64_t begin, int64_t end, float* scratch) { multiply_out(piece, begin, end, scratch); });
+    share(tiles_.rows(), kBlockRows,
+          [&](int64_t begin, int64_t end, float* scratch) { correlate(piece, begin, end, scratch); });
+    share(slices_, kNormalSlices,
+          [&](int64_t begin, int64_t end, float* scratch) { add_normal(piece, begin, end, scratch); });
+  }
+}
+
+void RowCorrelation::multiply_out(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
+  const int64_t rank = cores_.rank, square = rank * rank, slice = cores_.own * rank;
+  const int64_t packed = cores_.inner * products_.padded(slice);
+  const int64_t per_tile = tiles_.left_columns_per_tile(), prefixes = piece.chunk.prefixes;
+  float* product = scratch;  // [left_columns][rank]
+  float* transposed = product + left_columns_ * rank;
+  float* as_panels = transposed + left_columns_ * rank;
+  float* gram = as_panels + left_columns_ * products_.padded(rank);
+  for (int64_t x = begin; x < end; ++x) {
+    const int64_t prefix = piece.first_prefix + x;
+    const int64_t m = piece.first_left + prefix / piece.num_middles;
+    const int64_t i = piece.first_middle + prefix % piece.num_middles;
+    products_.multiply(middle_.as<float>() + i * packed, cores_.inner, slice,
+                       cores_.left + m * cores_.before * cores_.inner, cores_.inner, cores_.before, product,
+                       slice);
+    for (int64_t c = 0; c < left_columns_; ++c) {
+      for (int64_t b = 0; b < rank; ++b) transposed[b * left_columns_ + c] = product[c * rank + b];
+    }
+    for (int64_t c = 0; c < left_columns_;) {  // runs of columns in one tile
+      const int64_t left = x * left_columns_ + c, tile = left / per_tile, at = left % per_tile;
+      const int64_t n = std::min(per_tile - at, left_columns_ - c);
+      float* to = patterns_.as<float>() + tile * rank * per_tile + at;
+      for (int64_t b = 0; b < rank; ++b)
+        std::copy_n(transposed + b * left_columns_ + c, n, to + b * per_tile);
+      c += n;
+    }
+    products_.pack(product, rank, left_columns_, rank, as_panels);
+    products_.multiply(as_panels, left_columns_, rank, transposed, left_columns_, rank, gram, rank);
+    float* to = grams_.as<float>() + x * products_.panel();
+    for (int64_t first = 0; first < square; first += products_.panel(), to += prefixes * products_.panel()) {
+      std::copy_n(gram + first, std::min(products_.panel(), square - first), to);
+    }
+    for (int64_t s = 0; s < slices_; ++s) {
+      weights_.as<float>()[s * prefixes + x] = piece.chunk.weights[x * slices_ + s];
+    }
+  }
+}
+
+void RowCorrelation::correlate(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
+  const int64_t rank = cores_.rank, lanes = kernels_->lanes, width = tiles_.width();
+  const int64_t n = end - begin, per_tile = tiles_.left_columns_per_tile();
+  const int64_t num_tiles = (piece.chunk.prefixes * left_columns_ + per_tile - 1) / per_tile;
+  float* sums = scratch;  // [n][rank][lanes]
+  float* block = scratch + kBlockRows * rank * lanes;
+  std::fill_n(sums, n * rank * lanes, 0.0f);
+  for (int64_t first = 0; first < num_tiles; first += kBlockTiles) {
+    const int64_t tiles = std::min(kBlockTiles, num_tiles - first);
+    for (int64_t t = 0; t < tiles; ++t) {
+      tiles_.fill(piece.chunk, first + t, begin, n, block + t * n * width);
+    }
+    const float* ahead[kBlockTiles];
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t next = std::min(first + kBlockTiles + t, num_tiles - 1);
+      ahead[t] = tiles_.rows_of(piece.chunk, next, begin);
+    }
+    kernels_->correlate(block, n * width, tiles, n, patterns_.as<float>() + first * rank * per_tile,
+                        tiles_.columns(), rank, ahead[0] == nullptr ? nullptr : ahead, tiles_.dim(), sums);
+  }
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t slice = row / tiles_.parts(), first = row % tiles_.parts() * tiles_.columns();
+    const int64_t own = std::min(tiles_.columns(), columns_ - first);
+    for (int64_t b = 0; b < rank; ++b, sums += lanes) {
+      for (int64_t j = 0; j < own; ++j) {
+        double sum = 0.0;
+        for (int64_t l = j; l < lanes; l += tiles_.columns()) sum += sums[l];
+        right_[static_cast<size_t>((slice * columns_ + first + j) * rank + b)] += sum;
+      }
+    }
+  }
+}
+
+void RowCorrelation::add_normal(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
+  const int64_t square = cores_.rank * cores_.rank, prefixes = piece.chunk.prefixes;
+  products_.multiply(grams_.as<float>(), prefixes, square, weights_.as<float>() + begin * prefixes, prefixes,
+                     end - begin, scratch, square);
+  double* to = normal_.data() + begin * square;
+  for (int64_t k = 0; k < (end - begin) * square; ++k) to[k] += scratch[k];
+}
+
+}  // namespace screc

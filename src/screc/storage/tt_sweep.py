@@ -1,0 +1,226 @@
+"""Alternating least squares on the cores of a tensor train, the rows of a band weighted.
+
+One sweep lowers sum_i w_i |row_i - tt(i)|^2 core by core (Holtz, Rohwedder, Schneider, SIAM J. Sci. Comput.
+34(2), 2012, with weights): the last core being fixed, the rows contracted with it are a far smaller problem
+for all cores before it, so that a sweep of any number of cores is two passes over the rows. Each step solves
+its least-squares problem, or lowers it, so that a sweep never raises the error but by rounding.
+
+Cores are float64 [r_k, p_k, q_k, r_{k+1}] here; sums over rows are taken natively, in float32 over some
+hundred rows and in float64 beyond.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from screc import _native
+
+from .tt_band import Chunk, TtBand
+
+_RIDGE = 1e-7  # of the trace, towards the core as it was
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Sums over the rows of a band: of weight * |row|^2, and of weight * |row - rebuilt row|^2."""
+
+    total: float
+    wrong: float
+
+    @property
+    def error(self) -> float:
+        """Relative root of the weighted mean square; 0 for rows of zeros rebuilt as zeros."""
+        wrong = max(self.wrong, 0.0)
+        return math.sqrt(wrong / self.total) if self.total > 0 else math.sqrt(wrong)
+
+
+class Sweeper:
+    """Sweeps over the cores of one band.
+
+    Args:
+        band: the rows and weights.
+        pool: the threads.
+        block: middles whose contracted rows are held at once.
+        progress: called with the rows passed since the last call.
+    """
+
+    def __init__(
+        self,
+        band: TtBand,
+        pool: _native.ThreadPool,
+        block: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.band, self.pool, self.progress = band, pool, progress
+        self.block = min(block, band.middles)
+
+    def sweep(self, cores: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Energy]:
+        """One sweep: better cores, in another gauge, and what is left wrong.
+
+        Raises:
+            ValueError: a row or a weight is not finite, or a weight negative.
+        """
+        cores = centred(cores)
+        total = self._solve_before_last(cores)
+        cores = left_orthogonal(cores)
+        return cores, Energy(total, total + self._solve_last(cores))
+
+    def _solve_before_last(self, cores: list[np.ndarray]) -> float:
+        """Improves all cores but the last, in place; returns the energy of the rows."""
+        band = self.band
+        rank, _, own, after = cores[-2].shape
+        left = _product(cores[:-2])
+        before = left.shape[1]
+        projection = _native.RowProjection(_float32(cores[-1][..., 0]), before * own, self.pool)
+        e_left = np.zeros((band.lefts, rank, rank))
+        z_left = np.zeros((band.lefts, before, rank))
+        total = 0.0
+        for first in range(0, band.middles, self.block):
+            stop = min(first + self.block, band.middles)
+            e = np.empty((band.lefts * (stop - first), after, after), np.float32)
+            z = np.empty((band.lefts * (stop - first), before * own, after), np.float32)
+            for chunk in band.chunks(first, stop):
+                at = chunk.left * (stop - first) + chunk.middle - first
+                end = at + chunk.weights.size // band.slices
+                energy = projection.add(chunk.rows, chunk.weights, z[at:end], e[at:end])
+                if not math.isfinite(energy):
+                    self._refuse(chunk)
+                total += energy
+                self._advance(chunk)
+            slices = _float32(cores[-2][:, first:stop].transpose(1, 0, 2, 3))
+            _native.solve_middle(
+                e.reshape(band.lefts, stop - first, after, after),
+                z.reshape(band.lefts, stop - first, before, own, after),
+                left, slices, e_left, z_left, self.pool,
+            )  # fmt: skip
+            cores[-2][:, first:stop] = slices.transpose(1, 0, 2, 3)
+        self._solve_front(cores[:-2], e_left, z_left)
+        return total
+
+    def _solve_front(self, cores: list[np.ndarray], e: np.ndarray, z: np.ndarray) -> None:
+        """Improves these cores, in place, given what the rows are contracted to beyond them."""
+        if not cores:
+            return
+        rank, factor, own, after = cores[-1].shape
+        left = _product(cores[:-1])
+        lefts, before = left.shape[:2]
+        e_left, z_left = np.zeros((lefts, rank, rank)), np.zeros((lefts, before, rank))
+        slices = _float32(cores[-1].transpose(1, 0, 2, 3))
+        _native.solve_middle(
+            _float32(e.reshape(lefts, factor, after, after)),
+            _float32(z.reshape(lefts, factor, before, own, after)),
+            left, slices, e_left, z_left, self.pool,
+        )  # fmt: skip
+        cores[-1][...] = slices.transpose(1, 0, 2, 3)
+        self._solve_front(cores[:-1], e_left, z_left)
+
+    def _solve_last(self, cores: list[np.ndarray]) -> float:
+        """Solves for the last core, in place; returns <tt, tt> - 2 <tt, rows>."""
+        band = self.band
+        rank, slices, columns, _ = cores[-1].shape
+        correlation = _native.RowCorrelation(
+            _product(cores[:-2]), _float32(cores[-2]), slices, columns, self.pool
+        )
+        for first in range(0, band.middles, self.block):
+            for chunk in band.chunks(first, min(first + self.block, band.middles)):
+                correlation.add(chunk.rows, chunk.weights, chunk.left, chunk.middle, chunk.middles)
+                self._advance(chunk)
+        right = np.empty((slices, columns, rank))
+        normal = np.empty((slices, rank, rank))
+        correlation.sums(right, normal)
+        right, core = right.transpose(0, 2, 1), cores[-1][..., 0].transpose(1, 0, 2)  # [slices, rank, columns]
+        trace = np.trace(normal, axis1=1, axis2=2)
+        core[trace <= 0] = 0  # nothing depends on it
+        ridge = np.where(trace > 0, _RIDGE * trace, 1.0)[:, None, None] * np.eye(rank)
+        core += np.linalg.solve(normal + ridge, right - normal @ core)
+        return float(((normal @ core - 2 * right) * core).sum())
+
+    def _advance(self, chunk: Chunk) -> None:
+        if self.progress is not None:
+            self.progress(chunk.weights.size)
+
+    def _refuse(self, chunk: Chunk) -> None:
+        """Names the row for which the energy of a chunk is no number."""
+        used = chunk.weights > 0
+        finite = np.isfinite(chunk.rows).all(axis=1) | ~used
+        slots = (chunk.left * self.band.middles + chunk.middle) * self.band.slices + np.arange(finite.size)
+        if finite.all():
+            largest = int(np.argmax(np.where(used, np.abs(chunk.rows).max(axis=1), 0)))
+            raise ValueError(
+                f"rows: slot {slots[largest]} holds numbers too large to be squared in float32; scale the table"
+            )
+        where = int(np.argmin(finite))
+        value = chunk.rows[where][~np.isfinite(chunk.rows[where])][0]
+        raise ValueError(f"rows: slot {slots[where]} holds {value}; leave it out by weight 0, or train again")
+
+
+def left_orthogonal(cores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same tensor train, every core but the last with orthonormal columns."""
+    cores = [core.copy() for core in cores]
+    for k in range(len(cores) - 1):
+        _move_right(cores, k)
+    return cores
+
+
+def centred(cores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same tensor train, the cores before the last two with orthonormal columns, the last with rows."""
+    cores = [core.copy() for core in cores]
+    for k in range(len(cores) - 2):
+        _move_right(cores, k)
+    _move_left(cores, len(cores) - 1)
+    return cores
+
+
+def truncated(cores: Sequence[np.ndarray], ranks: Sequence[int]) -> list[np.ndarray]:
+    """The tensor train of smaller TT ranks nearest to this one, up to a factor sqrt(cores - 1) (Oseledets,
+    SIAM J. Sci. Comput. 33, 2011, algorithm 2).
+
+    Args:
+        cores: of any gauge.
+        ranks: [cores + 1], each at most that of ``cores``.
+    """
+    cores = left_orthogonal(cores)
+    for k in range(len(cores) - 1, 0, -1):
+        rank, rows, columns, after = cores[k].shape
+        u, s, v = np.linalg.svd(cores[k].reshape(rank, -1), full_matrices=False)
+        kept = ranks[k]
+        cores[k] = _padded(v[:kept].T, kept).T.reshape(kept, rows, columns, after)
+        cores[k - 1] = cores[k - 1] @ _padded(u[:, :kept] * s[:kept], kept)
+    return cores
+
+
+def _move_right(cores: list[np.ndarray], k: int) -> None:
+    rank, rows, columns, after = cores[k].shape
+    q, r = np.linalg.qr(cores[k].reshape(-1, after))
+    cores[k] = _padded(q, after).reshape(rank, rows, columns, after)
+    cores[k + 1] = np.tensordot(_padded(r.T, after).T, cores[k + 1], 1)
+
+
+def _move_left(cores: list[np.ndarray], k: int) -> None:
+    rank, rows, columns, after = cores[k].shape
+    q, r = np.linalg.qr(cores[k].reshape(rank, -1).T)
+    cores[k] = _padded(q, rank).T.reshape(rank, rows, columns, after)
+    cores[k - 1] = cores[k - 1] @ _padded(r.T, rank)
+
+
+def _padded(columns: np.ndarray, count: int) -> np.ndarray:
+    """Zero columns for a TT rank above the one that an unfolding can have."""
+    return np.pad(columns, ((0, 0), (0, count - columns.shape[1])))
+
+
+def _product(cores: Sequence[np.ndarray]) -> np.ndarray:
+    """The product of leading cores, float32 [all their rows, all their columns, rank]; [1, 1, 1] of none."""
+    product = np.ones((1, 1, 1))
+    for core in cores:
+        product = np.einsum("mca,aijb->micjb", product, core, optimize=True)
+        lefts, rows, before, own, rank = product.shape
+        product = product.reshape(lefts * rows, before * own, rank)
+    return _float32(product)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.float32)
