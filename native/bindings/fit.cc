@@ -9,6 +9,7 @@
 #include "fit/middle_core.h"
 #include "fit/row_correlation.h"
 #include "fit/row_projection.h"
+#include "fit/symmetric.h"
 
 namespace screc::bindings {
 namespace {
@@ -62,7 +63,7 @@ double project(RowProjection& projection, const AnyConstArray& rows, const AnyCo
   const int64_t rank = projection.rank();
   const RowChunk chunk = chunk_of(rows, weights, projection.slices(), projection.dim());
   float* z_out = shaped<float>(z, "z", {chunk.prefixes, projection.left_columns(), rank});
-  float* e_out = shaped<float>(e, "e", {chunk.prefixes, rank, rank});
+  float* e_out = shaped<float>(e, "e", {chunk.prefixes, num_pairs(rank)});
   nb::gil_scoped_release nogil;
   return projection.add(chunk, z_out, e_out);
 }
@@ -98,9 +99,9 @@ void read_sums(const RowCorrelation& correlation, const AnyArray& right, const A
   const int64_t slices = correlation.slices(), rank = correlation.rank();
   const int64_t columns = correlation.columns();
   double* right_out = shaped<double>(right, "right", {slices, columns, rank});
-  double* normal_out = shaped<double>(normal, "normal", {slices, rank, rank});
+  double* normal_out = shaped<double>(normal, "normal", {slices, num_pairs(rank)});
   std::copy_n(correlation.right(), slices * columns * rank, right_out);
-  std::copy_n(correlation.normal(), slices * rank * rank, normal_out);
+  std::copy_n(correlation.normal(), slices * num_pairs(rank), normal_out);
 }
 
 void solve(const AnyConstArray& e, const AnyConstArray& z, const AnyConstArray& left, const AnyArray& slices,
@@ -115,7 +116,7 @@ void solve(const AnyConstArray& e, const AnyConstArray& z, const AnyConstArray& 
   p.own = dim(slices, 2);
   p.rank = dim(slices, 3);
   shaped<float>(slices, "slices", {p.middles, p.inner, p.own, p.rank});
-  p.e = shaped<float>(e, "e", {p.lefts, p.middles, p.rank, p.rank});
+  p.e = shaped<float>(e, "e", {p.lefts, p.middles, num_pairs(p.rank)});
   p.z = shaped<float>(z, "z", {p.lefts, p.middles, p.before, p.own, p.rank});
   double* e_sum = shaped<double>(e_out, "e_out", {p.lefts, p.inner, p.inner});
   double* z_sum = shaped<double>(z_out, "z_out", {p.lefts, p.before, p.inner});

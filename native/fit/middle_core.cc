@@ -5,6 +5,7 @@
 
 #include "base/aligned_buffer.h"
 #include "fit/panel_products.h"
+#include "fit/symmetric.h"
 #include "kernels/fit_kernels.h"
 
 namespace screc {
@@ -19,7 +20,7 @@ constexpr int64_t kSlicesPerThread = 4;
 // Unknowns a in [first, first + size), with every b.
 struct Block {
   int64_t first, size;
-  const float* pairs;  // [size * (size + 1) / 2][lefts]: A[m][a][a'] for a >= a' of the block
+  const float* pairs;  // [num_pairs(size)][lefts]: A[m][a][a'] of the block
   const float* rows;   // [inner][lefts * size]: A[m][a][a'] for all a and a' of the block
 };
 
@@ -78,19 +79,19 @@ struct Layout {
   Layout(const MiddleProblem& p, int64_t largest, const PanelProducts& products) {
     const int64_t padded = products.padded(p.rank), slice = p.own * p.rank;
     pairs = 0;
-    squares = pairs + p.lefts * products.padded(p.rank * p.rank);
+    squares = pairs + p.lefts * products.padded(num_pairs(p.rank));
     images = squares + p.lefts * p.rank * padded;
     change = images + p.own * p.lefts * p.inner * padded;
     product = change + p.own * p.lefts * largest * padded;
-    right = product + std::max({p.lefts * p.inner * p.inner, largest * largest * p.rank * p.rank,
-                                p.lefts * p.before * slice});
+    right = product + std::max({p.lefts * p.inner * p.inner, num_pairs(largest) * num_pairs(p.rank),
+                                p.lefts * p.before * slice, p.rank * p.rank});
     packed = right + p.lefts * p.before * products.padded(slice);
     x = packed + p.own * padded * products.padded(p.inner);
     gradient = x + p.own * p.inner * p.rank;
     step = gradient + p.own * p.inner * p.rank;
     doubles = (step + p.own * std::max(largest, p.inner) * p.rank + 15) / 16 * 16;
     unknowns = largest * p.rank;
-    bytes = doubles * 4 + (unknowns * unknowns * 2 + unknowns * p.own) * 8;
+    bytes = doubles * 4 + unknowns * (unknowns + p.own) * 8;
   }
   int64_t pairs, squares, images, change, product, right, packed, x, gradient, step, doubles, unknowns, bytes;
 };
@@ -110,26 +111,12 @@ class SliceSolver {
   // Improves slice i and writes what it adds to e_out and z_out, as floats.
   void solve(int64_t i, float* slice, float* e_out, float* z_out) {
     load(i, slice);
-    const bool known = std::any_of(x(0), x(0) + p_.own * p_.inner * p_.rank, [](float v) { return v != 0; });
-    if (!known) std::fill(floats_ + at_.images, floats_ + at_.change, 0.0f);
-    for (const Block& block : left_.blocks()) {
-      if (!known) break;
-      multiply_e(block, x(0), p_.inner, block.first, images(block));
-      lower_gradient(block, images(block));
-    }
-    for (const Block& block : left_.blocks()) {
-      find_step(block);
-      for (int64_t j = 0; j < p_.own; ++j) {
-        float* to = x(j) + block.first * p_.rank;
-        const float* by = step(block, j);
-        for (int64_t k = 0; k < block.size * p_.rank; ++k) to[k] += by[k];
-      }
-      float* change = floats_ + at_.change;
-      multiply_e(block, step(block, 0), block.size, 0, change);
-      float* to = images(block);
-      const int64_t n = p_.own * p_.lefts * block.size * products_.padded(p_.rank);
-      for (int64_t k = 0; k < n; ++k) to[k] += change[k];
-      if (&block != &left_.blocks().back()) lower_gradient(block, change);
+    const std::vector<Block>& blocks = left_.blocks();
+    if (blocks.size() == 1) {
+      solve_block(blocks[0], true);
+      multiply_e(blocks[0], x(0), p_.inner, 0, images(blocks[0]));
+    } else {
+      solve_in_turn(blocks);
     }
     store(i, slice, e_out, z_out);
   }
@@ -143,13 +130,33 @@ class SliceSolver {
     return floats_ + at_.images + p_.own * p_.lefts * block.first * products_.padded(p_.rank);
   }
 
+  void solve_in_turn(const std::vector<Block>& blocks) {
+    const int64_t all = p_.own * p_.inner * p_.rank;
+    if (std::any_of(x(0), x(0) + all, [](float v) { return v != 0.0f; })) {
+      for (const Block& block : blocks) {
+        multiply_e(block, x(0), p_.inner, block.first, images(block));
+        lower_gradient(block, images(block));
+      }
+    } else {
+      std::fill(floats_ + at_.images, floats_ + at_.change, 0.0f);
+    }
+    float* change = floats_ + at_.change;
+    for (const Block& block : blocks) {
+      solve_block(block, false);
+      multiply_e(block, step(block, 0), block.size, 0, change);
+      kernels_.add(change, p_.own * p_.lefts * block.size * products_.padded(p_.rank), images(block));
+      if (&block != &blocks.back()) lower_gradient(block, change);
+    }
+  }
+
   // The slice's E in two packed forms, its x by j, and the gradient at x = 0.
   void load(int64_t i, const float* slice) {
-    const int64_t square = p_.rank * p_.rank, own = p_.own * p_.rank, padded = products_.padded(p_.rank);
-    products_.pack(p_.e + i * square, p_.middles * square, p_.lefts, square, floats_ + at_.pairs);
+    const int64_t pairs = num_pairs(p_.rank), own = p_.own * p_.rank, padded = products_.padded(p_.rank);
+    products_.pack(p_.e + i * pairs, p_.middles * pairs, p_.lefts, pairs, floats_ + at_.pairs);
     for (int64_t m = 0; m < p_.lefts; ++m) {
-      products_.pack(p_.e + (m * p_.middles + i) * square, p_.rank, p_.rank, p_.rank,
-                     floats_ + at_.squares + m * p_.rank * padded);
+      float* full = floats_ + at_.product;
+      unpack_symmetric(p_.e + (m * p_.middles + i) * pairs, p_.rank, full, p_.rank);
+      products_.pack(full, p_.rank, p_.rank, p_.rank, floats_ + at_.squares + m * p_.rank * padded);
     }
     for (int64_t a = 0; a < p_.inner; ++a) {
       for (int64_t j = 0; j < p_.own; ++j) {
@@ -203,51 +210,52 @@ class SliceSolver {
     }
   }
 
-  // The step that solves for a block's unknowns.
-  void find_step(const Block& block) {
-    const int64_t square = p_.rank * p_.rank, n = block.size * p_.rank;
-    float* sums = floats_ + at_.product;  // [pairs][rank * rank]
-    products_.multiply(floats_ + at_.pairs, p_.lefts, square, block.pairs, p_.lefts,
-                       block.size * (block.size + 1) / 2, sums, square);
+  // Solves for a block's unknowns and notes the step to them. `whole`: the gradient is that at x = 0.
+  void solve_block(const Block& block, bool whole) {
+    const int64_t n = block.size * p_.rank, pairs = num_pairs(block.size);
+    float* sums = floats_ + at_.product;  // [pairs][num_pairs(rank)]
+    products_.multiply(floats_ + at_.pairs, p_.lefts, num_pairs(p_.rank), block.pairs, p_.lefts, pairs, sums,
+                       num_pairs(p_.rank));
     double* matrix = reinterpret_cast<double*>(floats_ + at_.doubles);
-    double* right = matrix + at_.unknowns * at_.unknowns;
-    double trace = 0.0;
-    for (int64_t a = 0, pair = 0; a < block.size; ++a) {
-      for (int64_t b = 0; b < a; ++b, ++pair) scatter(sums + pair * square, a, b, n, matrix);
-      scatter(sums + pair * square, a, a, n, matrix);
-      for (int64_t k = 0; k < p_.rank; ++k) trace += sums[pair * square + k * p_.rank + k];
-      ++pair;
-    }
-    if (!(trace > 0.0)) {  // nothing depends on these numbers
-      for (int64_t j = 0; j < p_.own; ++j) {
-        const float* from = x(j) + block.first * p_.rank;
-        for (int64_t k = 0; k < n; ++k) step(block, j)[k] = -from[k];
-      }
-      return;
-    }
-    double* copy = right + p_.own * at_.unknowns;
-    double ridge = kRidge * trace;
+    double* right = matrix + n * n;
+    double trace = spread(block, sums, matrix);
     bool solved = false;
-    for (int attempt = 0; attempt < kRidges && !solved; ++attempt, ridge *= 100) {
-      std::copy_n(matrix, n * n, copy);
-      for (int64_t k = 0; k < n; ++k) copy[k * n + k] += ridge;
+    double ridge = kRidge * trace;
+    for (int attempt = 0; trace > 0.0 && !solved && attempt < kRidges; ++attempt, ridge *= 100) {
+      if (attempt > 0) spread(block, sums, matrix);
+      for (int64_t k = 0; k < n; ++k) matrix[k * n + k] += ridge;
       for (int64_t j = 0; j < p_.own; ++j) {
-        std::copy_n(gradient(j) + block.first * p_.rank, n, right + j * n);
+        const float* from = gradient(j) + block.first * p_.rank;
+        const float* old = x(j) + block.first * p_.rank;
+        for (int64_t k = 0; k < n; ++k) right[j * n + k] = whole ? from[k] + ridge * old[k] : from[k];
       }
-      solved = kernels_.solve(copy, n, right, p_.own);
+      solved = kernels_.solve(matrix, n, right, p_.own);
     }
     for (int64_t j = 0; j < p_.own; ++j) {
-      for (int64_t k = 0; k < n; ++k)
-        step(block, j)[k] = solved ? static_cast<float>(right[j * n + k]) : 0.0f;
+      float* old = x(j) + block.first * p_.rank;
+      float* by = step(block, j);
+      for (int64_t k = 0; k < n; ++k) {
+        const float found = static_cast<float>(right[j * n + k]);
+        by[k] = solved ? (whole ? found - old[k] : found) : trace > 0.0 ? 0.0f : -old[k];
+        old[k] += by[k];
+      }
     }
   }
 
-  // The upper triangle's part (b, .), (a, .), b <= a, of a block's matrix, from sums [rank][rank].
-  void scatter(const float* sums, int64_t a, int64_t b, int64_t n, double* matrix) const {
-    for (int64_t r = 0; r < p_.rank; ++r) {
-      double* to = matrix + (b * p_.rank + r) * n + a * p_.rank;
-      for (int64_t s = 0; s < p_.rank; ++s) to[s] = sums[r * p_.rank + s];
+  // The upper triangle of a block's matrix from the sums of its pairs; returns the trace.
+  double spread(const Block& block, const float* sums, double* matrix) const {
+    const int64_t n = block.size * p_.rank;
+    double trace = 0.0;
+    for (int64_t a = 0; a < block.size; ++a) {
+      for (int64_t b = 0; b <= a; ++b, sums += num_pairs(p_.rank)) {
+        double* to = matrix + b * p_.rank * n + a * p_.rank;
+        unpack_symmetric(sums, p_.rank, to, n);
+        if (a == b) {
+          for (int64_t k = 0; k < p_.rank; ++k) trace += to[k * n + k];
+        }
+      }
     }
+    return trace;
   }
 
   void store(int64_t i, float* slice, float* e_out, float* z_out) {
@@ -283,9 +291,7 @@ class SliceSolver {
           products_.multiply(transposed, depth, p_.inner, image, panel, p_.lefts * block.size, rows,
                              p_.inner);
           for (int64_t m = 0; m < p_.lefts; ++m) {
-            float* to = e_out + (m * p_.inner + block.first) * p_.inner;
-            const float* by = rows + m * size;
-            for (int64_t k = 0; k < size; ++k) to[k] += by[k];
+            kernels_.add(rows + m * size, size, e_out + (m * p_.inner + block.first) * p_.inner);
           }
         }
       }
@@ -305,11 +311,12 @@ class SliceSolver {
 
 void solve_middle(const MiddleProblem& p, float* slices, double* e_out, double* z_out, Isa isa,
                   ThreadPool& pool) {
-  const PanelProducts products(kernels(isa), std::max({p.rank * p.rank, p.own * p.rank, p.inner}));
+  const PanelProducts products(kernels(isa), std::max({num_pairs(p.rank), p.own * p.rank, p.inner}));
   const Left left(p);
+  const FitKernels& by = fit_kernels(isa);
   std::vector<SliceSolver> solvers;
   for (int thread = 0; thread < pool.num_threads(); ++thread) {
-    solvers.emplace_back(p, left, products, fit_kernels(isa));
+    solvers.emplace_back(p, left, products, by);
   }
   const int64_t squares = p.lefts * p.inner * p.inner, rows = p.lefts * p.before * p.inner;
   const int64_t slice = p.inner * p.own * p.rank;
@@ -319,9 +326,7 @@ void solve_middle(const MiddleProblem& p, float* slices, double* e_out, double* 
   float* const z_parts = e_parts + batch * squares;
   const auto add_up = [&](const float* parts, int64_t size, int64_t n, double* out) {
     pool.parallel_for(size, 4096, [&](int64_t begin, int64_t end, int) {
-      for (int64_t k = 0; k < n; ++k) {
-        for (int64_t c = begin; c < end; ++c) out[c] += parts[k * size + c];
-      }
+      for (int64_t k = 0; k < n; ++k) by.add_double(parts + k * size + begin, end - begin, out + begin);
     });
   };
   for (int64_t first = 0; first < p.middles; first += batch) {

@@ -11,7 +11,7 @@ namespace screc {
 // Minimises over middle[i], for every slice i and all prefixes m of the cores before it, the sum over m of
 //   <P E[m][i], P> - 2 <P, Z[m][i]>,   P[(c', j)][b] = sum over a of left[m][c'][a] middle[i][a][j][b].
 struct MiddleProblem {
-  const float* e;     // [lefts][middles][rank][rank], symmetric
+  const float* e;     // [lefts][middles][num_pairs(rank)], each E packed (fit/symmetric.h)
   const float* z;     // [lefts][middles][before][own][rank]
   const float* left;  // [lefts][before][inner]
   int64_t lefts, middles, before, inner, own, rank;

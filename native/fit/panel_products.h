@@ -25,7 +25,8 @@ class PanelProducts {
     for (int64_t first = 0; first < width; first += panel(), to += depth * panel()) {
       const int64_t n = std::min(panel(), width - first);
       for (int64_t k = 0; k < depth; ++k) {
-        std::copy(from + k * stride + first, from + k * stride + first + n, to + k * panel());
+        const float* row = from + k * stride + first;
+        for (int64_t c = 0; c < n; ++c) to[k * panel() + c] = row[c];
       }
     }
   }

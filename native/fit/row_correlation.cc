@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fit/symmetric.h"
+
 namespace screc {
 namespace {
 
@@ -9,7 +11,7 @@ namespace {
 constexpr int64_t kPiecePrefixes = 128;
 // Rows of a tile, and tiles, that are weighted at once: they stay in the first level of cache.
 constexpr int64_t kBlockRows = 8, kBlockTiles = 16;
-constexpr int64_t kNormalSlices = 24;
+constexpr int64_t kNormalSlices = 12;
 
 }  // namespace
 
@@ -27,10 +29,10 @@ RowCorrelation::RowCorrelation(const Cores& cores, int64_t slices, int64_t colum
       columns_(columns),
       left_columns_(cores.before * cores.own),
       tiles_(slices, left_columns_, columns, *kernels_),
-      products_(kernels(isa), std::max(cores.rank * cores.rank, cores.own * cores.rank)),
+      products_(kernels(isa), std::max(num_pairs(cores.rank), cores.own * cores.rank)),
       right_(static_cast<size_t>(slices * columns * cores.rank)),
-      normal_(static_cast<size_t>(slices * cores.rank * cores.rank)) {
-  const int64_t rank = cores.rank, square = rank * rank, group = tiles_.group_prefixes();
+      normal_(static_cast<size_t>(slices * num_pairs(cores.rank))) {
+  const int64_t rank = cores.rank, pairs = num_pairs(rank), group = tiles_.group_prefixes();
   piece_prefixes_ = std::max<int64_t>(1, kPiecePrefixes / group) * group;
   piece_tiles_ = piece_prefixes_ / group * tiles_.group_tiles();
   const auto floats = [](int64_t n) { return AlignedBuffer(static_cast<size_t>(n) * sizeof(float)); };
@@ -42,12 +44,13 @@ RowCorrelation::RowCorrelation(const Cores& cores, int64_t slices, int64_t colum
                    middle_.as<float>() + i * packed);
   }
   patterns_ = floats(piece_tiles_ * rank * tiles_.left_columns_per_tile() + kFitSlack);
-  grams_ = floats(piece_prefixes_ * products_.padded(square));
+  grams_ = floats(piece_prefixes_ * products_.padded(pairs));
   weights_ = floats(piece_prefixes_ * slices);
-  const int64_t for_products = left_columns_ * rank * 2 + left_columns_ * products_.padded(rank) + square;
+  const int64_t for_products =
+      left_columns_ * rank * 2 + left_columns_ * products_.padded(rank) + rank * rank + pairs;
   const int64_t for_rows = kBlockRows * (kBlockTiles * tiles_.width() + rank * kernels_->lanes);
   for (int thread = 0; thread < pool.num_threads(); ++thread) {
-    scratch_.push_back(floats(std::max({for_products, for_rows, kNormalSlices * square})));
+    scratch_.push_back(floats(std::max({for_products, for_rows, kNormalSlices * pairs})));
   }
 }
 
@@ -73,7 +76,9 @@ void RowCorrelation::add(const RowChunk& chunk, int64_t first_left, int64_t firs
     }
     share(piece.chunk.prefixes, 8,
           [&](int64_t begin, int64_t end, float* scratch) { multiply_out(piece, begin, end, scratch); });
-    share(tiles_.rows(), kBlockRows,
+    // A run of rows for each thread: what it reads next is known, and fetched ahead.
+    const int64_t blocks = (tiles_.rows() + kBlockRows - 1) / kBlockRows, threads = pool_->num_threads();
+    share(tiles_.rows(), (blocks + threads - 1) / threads * kBlockRows,
           [&](int64_t begin, int64_t end, float* scratch) { correlate(piece, begin, end, scratch); });
     share(slices_, kNormalSlices,
           [&](int64_t begin, int64_t end, float* scratch) { add_normal(piece, begin, end, scratch); });
@@ -81,13 +86,14 @@ void RowCorrelation::add(const RowChunk& chunk, int64_t first_left, int64_t firs
 }
 
 void RowCorrelation::multiply_out(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
-  const int64_t rank = cores_.rank, square = rank * rank, slice = cores_.own * rank;
+  const int64_t rank = cores_.rank, pairs = num_pairs(rank), slice = cores_.own * rank;
   const int64_t packed = cores_.inner * products_.padded(slice);
   const int64_t per_tile = tiles_.left_columns_per_tile(), prefixes = piece.chunk.prefixes;
   float* product = scratch;  // [left_columns][rank]
   float* transposed = product + left_columns_ * rank;
   float* as_panels = transposed + left_columns_ * rank;
   float* gram = as_panels + left_columns_ * products_.padded(rank);
+  float* packed_gram = gram + rank * rank;
   for (int64_t x = begin; x < end; ++x) {
     const int64_t prefix = piece.first_prefix + x;
     const int64_t m = piece.first_left + prefix / piece.num_middles;
@@ -108,9 +114,10 @@ void RowCorrelation::multiply_out(const Piece& piece, int64_t begin, int64_t end
     }
     products_.pack(product, rank, left_columns_, rank, as_panels);
     products_.multiply(as_panels, left_columns_, rank, transposed, left_columns_, rank, gram, rank);
+    pack_symmetric(gram, rank, packed_gram);
     float* to = grams_.as<float>() + x * products_.panel();
-    for (int64_t first = 0; first < square; first += products_.panel(), to += prefixes * products_.panel()) {
-      std::copy_n(gram + first, std::min(products_.panel(), square - first), to);
+    for (int64_t first = 0; first < pairs; first += products_.panel(), to += prefixes * products_.panel()) {
+      std::copy_n(packed_gram + first, std::min(products_.panel(), pairs - first), to);
     }
     for (int64_t s = 0; s < slices_; ++s) {
       weights_.as<float>()[s * prefixes + x] = piece.chunk.weights[x * slices_ + s];
@@ -120,43 +127,49 @@ void RowCorrelation::multiply_out(const Piece& piece, int64_t begin, int64_t end
 
 void RowCorrelation::correlate(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
   const int64_t rank = cores_.rank, lanes = kernels_->lanes, width = tiles_.width();
-  const int64_t n = end - begin, per_tile = tiles_.left_columns_per_tile();
+  const int64_t per_tile = tiles_.left_columns_per_tile();
   const int64_t num_tiles = (piece.chunk.prefixes * left_columns_ + per_tile - 1) / per_tile;
-  float* sums = scratch;  // [n][rank][lanes]
-  float* block = scratch + kBlockRows * rank * lanes;
-  std::fill_n(sums, n * rank * lanes, 0.0f);
-  for (int64_t first = 0; first < num_tiles; first += kBlockTiles) {
-    const int64_t tiles = std::min(kBlockTiles, num_tiles - first);
-    for (int64_t t = 0; t < tiles; ++t) {
-      tiles_.fill(piece.chunk, first + t, begin, n, block + t * n * width);
+  float* const sums = scratch;  // [kBlockRows][rank][lanes]
+  float* const block = scratch + kBlockRows * rank * lanes;
+  for (int64_t row = begin; row < end; row += kBlockRows) {
+    const int64_t n = std::min(kBlockRows, end - row);
+    std::fill_n(sums, n * rank * lanes, 0.0f);
+    for (int64_t first = 0; first < num_tiles; first += kBlockTiles) {
+      const int64_t tiles = std::min(kBlockTiles, num_tiles - first);
+      const bool last = first + tiles == num_tiles;
+      const float* ahead[kBlockTiles];
+      for (int64_t t = 0; t < tiles; ++t) {
+        tiles_.fill(piece.chunk, first + t, row, n, block + t * n * width);
+        const int64_t next = last ? t : std::min(first + kBlockTiles + t, num_tiles - 1);
+        ahead[t] = tiles_.rows_of(piece.chunk, next, last ? std::min(row + n, end - n) : row);
+      }
+      kernels_->correlate(block, n * width, tiles, n, patterns_.as<float>() + first * rank * per_tile,
+                          tiles_.columns(), rank, ahead[0] == nullptr ? nullptr : ahead, tiles_.dim(), sums);
     }
-    const float* ahead[kBlockTiles];
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t next = std::min(first + kBlockTiles + t, num_tiles - 1);
-      ahead[t] = tiles_.rows_of(piece.chunk, next, begin);
-    }
-    kernels_->correlate(block, n * width, tiles, n, patterns_.as<float>() + first * rank * per_tile,
-                        tiles_.columns(), rank, ahead[0] == nullptr ? nullptr : ahead, tiles_.dim(), sums);
+    add_right(sums, row, n);
   }
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t slice = row / tiles_.parts(), first = row % tiles_.parts() * tiles_.columns();
-    const int64_t own = std::min(tiles_.columns(), columns_ - first);
+}
+
+void RowCorrelation::add_right(const float* sums, int64_t row, int64_t n) {
+  const int64_t rank = cores_.rank, lanes = kernels_->lanes, step = tiles_.columns();
+  for (int64_t end = row + n; row < end; ++row) {
+    const int64_t slice = row / tiles_.parts(), first = row % tiles_.parts() * step;
+    double* to = right_.data() + (slice * columns_ + first) * rank;
     for (int64_t b = 0; b < rank; ++b, sums += lanes) {
-      for (int64_t j = 0; j < own; ++j) {
+      for (int64_t j = 0; j < std::min(step, columns_ - first); ++j) {
         double sum = 0.0;
-        for (int64_t l = j; l < lanes; l += tiles_.columns()) sum += sums[l];
-        right_[static_cast<size_t>((slice * columns_ + first + j) * rank + b)] += sum;
+        for (int64_t l = j; l < lanes; l += step) sum += sums[l];
+        to[j * rank + b] += sum;
       }
     }
   }
 }
 
 void RowCorrelation::add_normal(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
-  const int64_t square = cores_.rank * cores_.rank, prefixes = piece.chunk.prefixes;
-  products_.multiply(grams_.as<float>(), prefixes, square, weights_.as<float>() + begin * prefixes, prefixes,
-                     end - begin, scratch, square);
-  double* to = normal_.data() + begin * square;
-  for (int64_t k = 0; k < (end - begin) * square; ++k) to[k] += scratch[k];
+  const int64_t pairs = num_pairs(cores_.rank), prefixes = piece.chunk.prefixes;
+  products_.multiply(grams_.as<float>(), prefixes, pairs, weights_.as<float>() + begin * prefixes, prefixes,
+                     end - begin, scratch, pairs);
+  kernels_->add_double(scratch, (end - begin) * pairs, normal_.data() + begin * pairs);
 }
 
 }  // namespace screc

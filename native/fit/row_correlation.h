@@ -38,7 +38,7 @@ class RowCorrelation {
   // num_middles). The result does not depend on the pool.
   void add(const RowChunk& chunk, int64_t first_left, int64_t first_middle, int64_t num_middles);
 
-  // double [slices][columns][rank] and [slices][rank][rank].
+  // double [slices][columns][rank] and, packed, [slices][num_pairs(rank)].
   const double* right() const { return right_.data(); }
   const double* normal() const { return normal_.data(); }
 
@@ -46,6 +46,7 @@ class RowCorrelation {
   struct Piece;
   void multiply_out(const Piece& piece, int64_t begin, int64_t end, float* scratch);
   void correlate(const Piece& piece, int64_t begin, int64_t end, float* scratch);
+  void add_right(const float* sums, int64_t row, int64_t n);
   void add_normal(const Piece& piece, int64_t begin, int64_t end, float* scratch);
 
   const FitKernels* kernels_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fit/symmetric.h"
+
 namespace screc {
 namespace {
 
@@ -19,10 +21,10 @@ RowProjection::RowProjection(const float* core, int64_t rank, int64_t slices, in
       columns_(columns),
       left_columns_(left_columns),
       tiles_(slices, left_columns, columns, *kernels_),
-      products_(kernels(isa), rank * rank),
+      products_(kernels(isa), num_pairs(rank)),
       period_(tiles_.columns() <= 4 ? 4 : kernels_->lanes),
       patterns_(static_cast<size_t>(tiles_.rows() * rank * period_) * sizeof(float)),
-      grams_(static_cast<size_t>(slices * products_.padded(rank * rank)) * sizeof(float)) {
+      grams_(static_cast<size_t>(slices * products_.padded(num_pairs(rank))) * sizeof(float)) {
   float* pattern = patterns_.as<float>();
   for (int64_t row = 0; row < tiles_.rows(); ++row) {
     const int64_t slice = row / tiles_.parts(), first = row % tiles_.parts() * tiles_.columns();
@@ -33,19 +35,19 @@ RowProjection::RowProjection(const float* core, int64_t rank, int64_t slices, in
       }
     }
   }
-  std::vector<float> gram(static_cast<size_t>(slices * rank * rank));
+  std::vector<float> gram;
   for (int64_t i = 0; i < slices; ++i) {
     for (int64_t a = 0; a < rank; ++a) {
-      for (int64_t b = 0; b < rank; ++b) {
+      for (int64_t b = 0; b <= a; ++b) {
         float sum = 0.0f;
         for (int64_t j = 0; j < columns; ++j) {
           sum += core[(a * slices + i) * columns + j] * core[(b * slices + i) * columns + j];
         }
-        gram[static_cast<size_t>((i * rank + a) * rank + b)] = sum;
+        gram.push_back(sum);
       }
     }
   }
-  products_.pack(gram.data(), rank * rank, slices, rank * rank, grams_.as<float>());
+  products_.pack(gram.data(), num_pairs(rank), slices, num_pairs(rank), grams_.as<float>());
   for (int thread = 0; thread < pool.num_threads(); ++thread) {
     scratch_.emplace_back(static_cast<size_t>((kBlockRows + rank) * tiles_.width()) * sizeof(float));
   }
@@ -61,8 +63,9 @@ double RowProjection::add(const RowChunk& chunk, float* z, float* e) {
     }
   });
   pool_->parallel_for(chunk.prefixes, kGramPrefixes, [&](int64_t begin, int64_t end, int) {
-    products_.multiply(grams_.as<float>(), slices_, rank_ * rank_, chunk.weights + begin * slices_, slices_,
-                       end - begin, e + begin * rank_ * rank_, rank_ * rank_);
+    const int64_t pairs = num_pairs(rank_);
+    products_.multiply(grams_.as<float>(), slices_, pairs, chunk.weights + begin * slices_, slices_,
+                       end - begin, e + begin * pairs, pairs);
   });
   double energy = 0.0;
   for (double one : energies) energy += one;

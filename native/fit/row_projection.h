@@ -27,8 +27,8 @@ class RowProjection {
   int64_t left_columns() const { return left_columns_; }
   int64_t dim() const { return left_columns_ * columns_; }
 
-  // Writes z float [prefixes][left_columns][rank] and e float [prefixes][rank][rank]; returns the sum of
-  // weight * |row|^2. The result does not depend on the pool.
+  // Writes z float [prefixes][left_columns][rank] and e, packed, float [prefixes][num_pairs(rank)]; returns
+  // the sum of weight * |row|^2. The result does not depend on the pool.
   double add(const RowChunk& chunk, float* z, float* e);
 
  private:
@@ -41,7 +41,7 @@ class RowProjection {
   PanelProducts products_;
   int64_t period_;                      // of the patterns, see FitKernels::project
   AlignedBuffer patterns_;              // [tile rows][rank][period]
-  AlignedBuffer grams_;                 // [slices] x [rank * rank], packed
+  AlignedBuffer grams_;                 // [slices] x [num_pairs(rank)], packed
   std::vector<AlignedBuffer> scratch_;  // of each thread
 };
 

@@ -42,8 +42,8 @@ class RowTiles {
   // the sum of weight * |row|^2 over what it wrote.
   float fill(const RowChunk& chunk, int64_t tile, int64_t first, int64_t n, float* out) const;
 
-  // Where in the chunk the rows of a tile lie, from row `first` on, dim() apart; null where a tile's row is not
-  // in one place, or beyond the chunk.
+  // Where in the chunk the rows of a tile lie, from row `first` on, dim() apart; null where a tile's row is
+  // not in one place, or beyond the chunk.
   const float* rows_of(const RowChunk& chunk, int64_t tile, int64_t first) const;
   int64_t dim() const { return dim_; }
 

@@ -1,8 +1,8 @@
 // The choice of an instruction set, and the reference that the others must agree with.
 #include "kernels/fit_kernels.h"
 
-#include "kernels/cholesky.h"
 #include "kernels/kernels.h"
+#include "kernels/small_systems.h"
 
 namespace screc {
 namespace {
@@ -50,7 +50,7 @@ void correlate(const float* tiles, int64_t tile_stride, int64_t num_tiles, int64
 }  // namespace
 
 const FitKernels& scalar_fit_kernels() {
-  static constexpr FitKernels kTable{kLanes, scale_rows, project, correlate, solve};
+  static constexpr FitKernels kTable{kLanes, scale_rows, project, correlate, add, add_double, solve};
   return kTable;
 }
 

@@ -165,8 +165,8 @@ void fit_correlate(const float* tiles, int64_t tile_stride, int64_t num_tiles, i
     in_blocks<Shape::kCorrelated>(rank, [&]<int R>(int64_t first) {
       const auto run = [&]<bool kFour, bool kAhead>() {
         correlate_block<V, kRows, R, kFour, kAhead>(
-            tiles + row * Shape::kWidth, tile_stride, num_tiles, products + first * stride, step, stride, rank,
-            index, from, ahead_stride, out + (row * rank + first) * V::kLanes);
+            tiles + row * Shape::kWidth, tile_stride, num_tiles, products + first * stride, step, stride,
+            rank, index, from, ahead_stride, out + (row * rank + first) * V::kLanes);
       };
       if (step > 4) {
         run.template operator()<false, false>();

@@ -81,7 +81,7 @@ class Sweeper:
         total = 0.0
         for first in range(0, band.middles, self.block):
             stop = min(first + self.block, band.middles)
-            e = np.empty((band.lefts * (stop - first), after, after), np.float32)
+            e = np.empty((band.lefts * (stop - first), after * (after + 1) // 2), np.float32)
             z = np.empty((band.lefts * (stop - first), before * own, after), np.float32)
             for chunk in band.chunks(first, stop):
                 at = chunk.left * (stop - first) + chunk.middle - first
@@ -93,7 +93,7 @@ class Sweeper:
                 self._advance(chunk)
             slices = _float32(cores[-2][:, first:stop].transpose(1, 0, 2, 3))
             _native.solve_middle(
-                e.reshape(band.lefts, stop - first, after, after),
+                e.reshape(band.lefts, stop - first, -1),
                 z.reshape(band.lefts, stop - first, before, own, after),
                 left, slices, e_left, z_left, self.pool,
             )  # fmt: skip
@@ -111,7 +111,7 @@ class Sweeper:
         e_left, z_left = np.zeros((lefts, rank, rank)), np.zeros((lefts, before, rank))
         slices = _float32(cores[-1].transpose(1, 0, 2, 3))
         _native.solve_middle(
-            _float32(e.reshape(lefts, factor, after, after)),
+            _float32(e.reshape(lefts, factor, after, after)[:, :, *np.tril_indices(after)]),
             _float32(z.reshape(lefts, factor, before, own, after)),
             left, slices, e_left, z_left, self.pool,
         )  # fmt: skip
@@ -130,8 +130,11 @@ class Sweeper:
                 correlation.add(chunk.rows, chunk.weights, chunk.left, chunk.middle, chunk.middles)
                 self._advance(chunk)
         right = np.empty((slices, columns, rank))
+        packed = np.empty((slices, rank * (rank + 1) // 2))
+        correlation.sums(right, packed)
         normal = np.empty((slices, rank, rank))
-        correlation.sums(right, normal)
+        row, column = np.tril_indices(rank)
+        normal[:, row, column] = normal[:, column, row] = packed
         right, core = right.transpose(0, 2, 1), cores[-1][..., 0].transpose(1, 0, 2)  # [slices, rank, columns]
         trace = np.trace(normal, axis1=1, axis2=2)
         core[trace <= 0] = 0  # nothing depends on it
@@ -160,7 +163,7 @@ class Sweeper:
 
 def left_orthogonal(cores: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The same tensor train, every core but the last with orthonormal columns."""
-    cores = [core.copy() for core in cores]
+    cores = list(cores)
     for k in range(len(cores) - 1):
         _move_right(cores, k)
     return cores
@@ -168,10 +171,14 @@ def left_orthogonal(cores: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def centred(cores: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The same tensor train, the cores before the last two with orthonormal columns, the last with rows."""
-    cores = [core.copy() for core in cores]
+    cores = list(cores)
     for k in range(len(cores) - 2):
         _move_right(cores, k)
-    _move_left(cores, len(cores) - 1)
+    rank, rows, columns, after = cores[-1].shape
+    last = cores[-1].reshape(rank, -1)
+    factor = _factor(last @ last.T)
+    cores[-1] = np.linalg.solve(factor, last).reshape(rank, rows, columns, after)
+    cores[-2] = cores[-2] @ factor
     return cores
 
 
@@ -186,30 +193,27 @@ def truncated(cores: Sequence[np.ndarray], ranks: Sequence[int]) -> list[np.ndar
     cores = left_orthogonal(cores)
     for k in range(len(cores) - 1, 0, -1):
         rank, rows, columns, after = cores[k].shape
-        u, s, v = np.linalg.svd(cores[k].reshape(rank, -1), full_matrices=False)
-        kept = ranks[k]
-        cores[k] = _padded(v[:kept].T, kept).T.reshape(kept, rows, columns, after)
-        cores[k - 1] = cores[k - 1] @ _padded(u[:, :kept] * s[:kept], kept)
+        core = cores[k].reshape(rank, -1)
+        _, vectors = np.linalg.eigh(core @ core.T)  # ascending
+        kept = vectors[:, ::-1][:, : ranks[k]]
+        cores[k] = (kept.T @ core).reshape(ranks[k], rows, columns, after)
+        cores[k - 1] = cores[k - 1] @ kept
     return cores
 
 
 def _move_right(cores: list[np.ndarray], k: int) -> None:
+    """Gives core k orthonormal columns, as far as they are independent, and core k + 1 what that takes."""
     rank, rows, columns, after = cores[k].shape
-    q, r = np.linalg.qr(cores[k].reshape(-1, after))
-    cores[k] = _padded(q, after).reshape(rank, rows, columns, after)
-    cores[k + 1] = np.tensordot(_padded(r.T, after).T, cores[k + 1], 1)
+    core = cores[k].reshape(-1, after)
+    factor = _factor(core.T @ core)
+    cores[k] = np.linalg.solve(factor, core.T).T.reshape(rank, rows, columns, after)
+    cores[k + 1] = np.tensordot(factor.T, cores[k + 1], 1)
 
 
-def _move_left(cores: list[np.ndarray], k: int) -> None:
-    rank, rows, columns, after = cores[k].shape
-    q, r = np.linalg.qr(cores[k].reshape(rank, -1).T)
-    cores[k] = _padded(q, rank).T.reshape(rank, rows, columns, after)
-    cores[k - 1] = cores[k - 1] @ _padded(r.T, rank)
-
-
-def _padded(columns: np.ndarray, count: int) -> np.ndarray:
-    """Zero columns for a TT rank above the one that an unfolding can have."""
-    return np.pad(columns, ((0, 0), (0, count - columns.shape[1])))
+def _factor(gram: np.ndarray) -> np.ndarray:
+    """The lower triangle L with L L^T = gram, or a little more where that is singular."""
+    scale = float(np.trace(gram)) or 1.0
+    return np.linalg.cholesky(gram + 1e-13 * scale * np.eye(len(gram)))
 
 
 def _product(cores: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,8 +1,8 @@
-// Solving small symmetric systems in double precision, compiled once for each instruction set: plain loops
-// along rows, which the compiler turns into vectors.
+// Sums and small symmetric systems, compiled once for each instruction set: plain loops along rows, which the
+// compiler turns into vectors.
 //
-// Limit: n^3 / 3 operations, and as many bytes from the second level of cache divided by the four rows that
-// one pass over the rest of the matrix takes off at once.
+// Limit of a system: n^3 / 3 operations, and as many bytes from the second level of cache divided by the four
+// rows that one pass over the rest of the matrix takes off at once.
 #pragma once
 
 #include <cmath>
@@ -10,6 +10,14 @@
 
 namespace screc {
 namespace {
+
+inline void add(const float* from, int64_t n, float* to) {
+  for (int64_t k = 0; k < n; ++k) to[k] += from[k];
+}
+
+inline void add_double(const float* from, int64_t n, double* to) {
+  for (int64_t k = 0; k < n; ++k) to[k] += from[k];
+}
 
 // to[c] -= factor * from[c].
 inline void take_off(double factor, const double* from, int64_t n, double* to) {
