@@ -1,6 +1,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 
@@ -39,16 +40,25 @@ auto shaped(const auto& array, const char* name, std::initializer_list<int64_t> 
   return data;
 }
 
-// Rows and weights of whole prefixes.
-RowChunk chunk_of(const AnyConstArray& rows, const AnyConstArray& weights, int64_t slices, int64_t width) {
-  const float* weight = checked<float>(weights, "weights", 1);
-  const int64_t n = dim(weights, 0);
-  if (n % slices != 0) {
-    throw nb::value_error(
-        ("weights: expected a multiple of " + std::to_string(slices) + " slots, got " + std::to_string(n))
-            .c_str());
+RowChunk chunk_of(const AnyConstArray& rows, const AnyConstArray& prefixes, const AnyConstArray& weights,
+                  int64_t slices, int64_t width) {
+  const float* row = checked<float>(rows, "rows", 2);
+  const int64_t num_rows = dim(rows, 0), n = dim(prefixes, 0);
+  shaped<float>(rows, "rows", {num_rows, width});
+  const int64_t* numbers = checked<int64_t>(prefixes, "prefixes", 1);
+  const float* weight = shaped<float>(weights, "weights", {n * slices});
+  for (int64_t k = 0; k < n; ++k) {
+    const int64_t there = std::clamp<int64_t>(num_rows - numbers[k] * slices, 0, slices);
+    const float* beyond = weight + k * slices + there;
+    if (numbers[k] >= 0 && std::all_of(beyond, beyond + slices - there, [](float w) { return w == 0.0f; })) {
+      continue;
+    }
+    throw nb::value_error(("prefixes[" + std::to_string(k) + "] = " + std::to_string(numbers[k]) +
+                           " has a weight where there is no row; there are " + std::to_string(num_rows) +
+                           " rows, " + std::to_string(slices) + " to a prefix")
+                              .c_str());
   }
-  return {shaped<float>(rows, "rows", {n, width}), weight, n / slices};
+  return {row, numbers, weight, n};
 }
 
 RowProjection make_projection(const AnyConstArray& core, int64_t left_columns, ThreadPool& pool,
@@ -58,10 +68,10 @@ RowProjection make_projection(const AnyConstArray& core, int64_t left_columns, T
   return {data, dim(core, 0), dim(core, 1), dim(core, 2), left_columns, chosen_isa(isa), pool};
 }
 
-double project(RowProjection& projection, const AnyConstArray& rows, const AnyConstArray& weights,
-               const AnyArray& z, const AnyArray& e) {
+double project(RowProjection& projection, const AnyConstArray& rows, const AnyConstArray& prefixes,
+               const AnyConstArray& weights, const AnyArray& z, const AnyArray& e) {
   const int64_t rank = projection.rank();
-  const RowChunk chunk = chunk_of(rows, weights, projection.slices(), projection.dim());
+  const RowChunk chunk = chunk_of(rows, prefixes, weights, projection.slices(), projection.dim());
   float* z_out = shaped<float>(z, "z", {chunk.prefixes, projection.left_columns(), rank});
   float* e_out = shaped<float>(e, "e", {chunk.prefixes, num_pairs(rank)});
   nb::gil_scoped_release nogil;
@@ -83,9 +93,9 @@ RowCorrelation make_correlation(const AnyConstArray& left, const AnyConstArray& 
   return {cores, slices, columns, chosen_isa(isa), pool};
 }
 
-void correlate(RowCorrelation& correlation, const AnyConstArray& rows, const AnyConstArray& weights,
-               int64_t first_left, int64_t first_middle, int64_t num_middles) {
-  const RowChunk chunk = chunk_of(rows, weights, correlation.slices(), correlation.dim());
+void correlate(RowCorrelation& correlation, const AnyConstArray& rows, const AnyConstArray& prefixes,
+               const AnyConstArray& weights, int64_t first_left, int64_t first_middle, int64_t num_middles) {
+  const RowChunk chunk = chunk_of(rows, prefixes, weights, correlation.slices(), correlation.dim());
   const RowCorrelation::Cores& cores = correlation.cores();
   if (first_left < 0 || first_middle < 0 || num_middles < 1 || first_middle + num_middles > cores.middles ||
       first_left + (chunk.prefixes + num_middles - 1) / num_middles > cores.lefts) {
@@ -140,12 +150,13 @@ void bind_fit(nb::module_& module) {
             new (self) RowProjection(make_projection(core, left_columns, pool, isa));
           },
           "core"_a, "left_columns"_a, "pool"_a, "isa"_a = nb::none(), nb::keep_alive<1, 4>())
-      .def("add", &project, "rows"_a, "weights"_a, "z"_a, "e"_a,
-           "For n prefixes of P slots: z [n, C, R] = sum over i, j of w row[i, (c, j)] core[b, i, j] and\n"
-           "e [n, R, R] = sum over i, j of w core[a, i, j] core[b, i, j].\n\n"
-           "rows float32 [n * P, C * Q], weights float32 [n * P]; returns the sum of w |row|^2. Rows of "
-           "weight 0\n"
-           "are not read.");
+      .def(
+          "add", &project, "rows"_a, "prefixes"_a, "weights"_a, "z"_a, "e"_a,
+          "For n prefixes of P slots: z [n, C, R] = sum over i, j of w row[i, (c, j)] core[b, i, j] and the\n"
+          "lower triangles of e [n, R, R] = sum over i, j of w core[a, i, j] core[b, i, j], by rows.\n\n"
+          "rows float32 [N, C * Q]; prefixes int64 [n], k being rows P k to P k + P - 1; weights float32 [n "
+          "* P].\n"
+          "Returns the sum of w |row|^2. Rows of weight 0 are not read and may lie beyond N.");
   nb::class_<RowCorrelation>(
       module, "RowCorrelation",
       "The rows of a band contracted with all cores but the last: the last core's normal equations.\n\n"
@@ -159,19 +170,22 @@ void bind_fit(nb::module_& module) {
           },
           "left"_a, "middle"_a, "slices"_a, "columns"_a, "pool"_a, "isa"_a = nb::none(),
           nb::keep_alive<1, 2>(), nb::keep_alive<1, 6>())
-      .def("add", &correlate, "rows"_a, "weights"_a, "first_left"_a, "first_middle"_a, "num_middles"_a,
+      .def("add", &correlate, "rows"_a, "prefixes"_a, "weights"_a, "first_left"_a, "first_middle"_a,
+           "num_middles"_a,
            "Adds prefixes (m, i): m from first_left on and, for each, num_middles of i from first_middle "
            "on.\n\n"
-           "rows float32 [n * slices, C' * Q' * columns], weights float32 [n * slices].")
+           "rows, prefixes and weights are as RowProjection.add takes them.")
       .def("sums", &read_sums, "right"_a, "normal"_a,
-           "Writes right float64 [slices, columns, R] = sum of w row L and normal float64 [slices, R, R] =\n"
-           "sum of w L L, L[(m, i)][(c', j')][b] being left times middle.");
+           "Writes right float64 [slices, columns, R] = sum of w row L, L[(m, i)][(c', j')][b] being left "
+           "times\n"
+           "middle, and the lower triangles of normal float64 [slices, R, R] = sum of w L L, by rows.");
   module.def(
       "solve_middle", &solve, "e"_a, "z"_a, "left"_a, "slices"_a, "e_out"_a, "z_out"_a, "pool"_a,
       "isa"_a = nb::none(),
       "Improves the slices of a core by least squares, and contracts it away.\n\n"
       "Lowers, for each slice i, sum over m of <P e[m, i], P> - 2 <P, z[m, i]> with P = left[m] slices[i]:\n"
-      "e float32 [M, I, R, R], z float32 [M, I, C', Q, R], left float32 [M, C', R'], slices float32 [I, R', "
+      "e the lower triangles of float32 [M, I, R, R], z float32 [M, I, C', Q, R], left float32 [M, C', R'], "
+      "slices float32 [I, R', "
       "Q, "
       "R].\n"
       "Adds the same two for the cores before to e_out float64 [M, R', R'] and z_out float64 [M, C', R'].");

@@ -8,7 +8,7 @@ namespace screc {
 namespace {
 
 // Prefixes whose sums are taken in fp32 before they are added in double.
-constexpr int64_t kPiecePrefixes = 128;
+constexpr int64_t kPiecePrefixes = 256;
 // Rows of a tile, and tiles, that are weighted at once: they stay in the first level of cache.
 constexpr int64_t kBlockRows = 8, kBlockTiles = 16;
 constexpr int64_t kNormalSlices = 12;
@@ -62,13 +62,12 @@ void RowCorrelation::add(const RowChunk& chunk, int64_t first_left, int64_t firs
     });
   };
   for (int64_t first = 0; first < chunk.prefixes; first += piece_prefixes_) {
-    const int64_t row = first * slices_;
-    const Piece piece{
-        {chunk.rows + row * dim(), chunk.weights + row, std::min(piece_prefixes_, chunk.prefixes - first)},
-        first_left,
-        first_middle,
-        num_middles,
-        first};
+    const Piece piece{{chunk.rows, chunk.numbers + first, chunk.weights + first * slices_,
+                       std::min(piece_prefixes_, chunk.prefixes - first)},
+                      first_left,
+                      first_middle,
+                      num_middles,
+                      first};
     // A last tile that is not full: what it lacks is multiplied with zeros of the tile, and must be finite.
     const int64_t used = piece.chunk.prefixes * left_columns_;
     if (used < piece_tiles_ * tiles_.left_columns_per_tile()) {

@@ -62,8 +62,8 @@ double RowProjection::add(const RowChunk& chunk, float* z, float* e) {
       energies[static_cast<size_t>(g)] = project_group(chunk, g, scratch, z);
     }
   });
+  const int64_t pairs = num_pairs(rank_);
   pool_->parallel_for(chunk.prefixes, kGramPrefixes, [&](int64_t begin, int64_t end, int) {
-    const int64_t pairs = num_pairs(rank_);
     products_.multiply(grams_.as<float>(), slices_, pairs, chunk.weights + begin * slices_, slices_,
                        end - begin, e + begin * pairs, pairs);
   });

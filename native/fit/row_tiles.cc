@@ -28,9 +28,9 @@ float RowTiles::fill(const RowChunk& chunk, int64_t tile, int64_t first, int64_t
     const int64_t column = tile * width_ + at, prefix = column / dim_, start = column % dim_;
     const int64_t length = std::min(dim_ - start, width_ - at);
     if (prefix < chunk.prefixes) {
-      const int64_t row = prefix * slices_ + first;
-      energy += kernels_->scale_rows(chunk.rows + row * dim_ + start, dim_, chunk.weights + row, n, length,
-                                     out + at, width_);
+      const int64_t row = chunk.numbers[prefix] * slices_ + first;
+      energy += kernels_->scale_rows(chunk.rows + row * dim_ + start, dim_,
+                                     chunk.weights + prefix * slices_ + first, n, length, out + at, width_);
     } else {
       for (int64_t i = 0; i < n; ++i) std::fill_n(out + i * width_ + at, length, 0.0f);
     }
@@ -42,7 +42,7 @@ float RowTiles::fill(const RowChunk& chunk, int64_t tile, int64_t first, int64_t
 const float* RowTiles::rows_of(const RowChunk& chunk, int64_t tile, int64_t first) const {
   const int64_t column = tile * width_, prefix = column / dim_;
   if (tile_columns_ != columns_ || dim_ % width_ != 0 || prefix >= chunk.prefixes) return nullptr;
-  return chunk.rows + (prefix * slices_ + first) * dim_ + column % dim_;
+  return chunk.rows + (chunk.numbers[prefix] * slices_ + first) * dim_ + column % dim_;
 }
 
 float RowTiles::fill_padded(const RowChunk& chunk, int64_t tile, int64_t first, int64_t n, float* out) const {
@@ -54,8 +54,9 @@ float RowTiles::fill_padded(const RowChunk& chunk, int64_t tile, int64_t first, 
       const int64_t prefix = left / left_columns_, c = left % left_columns_, j = j0 + at % tile_columns_;
       float x = 0.0f, weight = 0.0f;
       if (prefix < chunk.prefixes && j < columns_) {
+        const int64_t row = chunk.numbers[prefix] * slices_ + slice;
         weight = chunk.weights[prefix * slices_ + slice];
-        if (weight != 0.0f) x = chunk.rows[(prefix * slices_ + slice) * dim_ + c * columns_ + j];
+        if (weight != 0.0f) x = chunk.rows[row * dim_ + c * columns_ + j];
       }
       energy += weight * x * x;
       out[s * width_ + at] = weight * x;

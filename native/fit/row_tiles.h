@@ -14,9 +14,11 @@
 
 namespace screc {
 
-// Rows float [prefixes][slices][dim] and what each counts, float [prefixes][slices].
+// Prefixes numbers[0] to numbers[prefixes - 1] of rows float [..][slices][dim], and what each of their rows
+// counts, float [prefixes][slices]. Rows of weight 0 are not read and need not be there.
 struct RowChunk {
   const float* rows;
+  const int64_t* numbers;
   const float* weights;
   int64_t prefixes;
 };

@@ -1,18 +1,18 @@
 """The rows of a tensor-train band and what each counts, in the pieces that a fit passes through.
 
-Slots that share all digits but the last are a prefix; a prefix is a number m of the digits before, its left,
-and the last but one digit i, its middle. Passes run over blocks of middles: within one, all lefts in order.
+Slots that share all digits but the last are a prefix, numbered by those digits: m * middles + i, where i is
+the last but one digit, its middle, and m the number of the digits before, its left. Passes run over blocks of
+middles: within one, all lefts in order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-
-from screc import _native
 
 from .layout import TtShape
 
@@ -27,19 +27,73 @@ class Chunk:
     """Whole prefixes of a band: of lefts from ``left`` on, the middles from ``middle`` on, ``middles`` each.
 
     Attributes:
-        rows: float32 [slots, dim]; what rows of weight 0 hold is undefined.
-        weights: float32 [slots].
+        rows: float32 [.., dim]; rows of weight 0 are undefined and may lie beyond its end.
+        places: int64 [n], where in ``rows`` those of each prefix lie, counted in prefixes.
+        weights: float32 [n * slices].
     """
 
     left: int
     middle: int
     middles: int
     rows: np.ndarray
+    places: np.ndarray
     weights: np.ndarray
 
 
-class TtBand:
-    """A band of a given shape behind one face, whatever holds its rows.
+class TtRows(ABC):
+    """Rows and weights that make up a tensor of a given shape.
+
+    Attributes:
+        shape: of the tensor train to fit.
+        lefts, middles, slices: numbers of the digits before the last two, of the last but one and the last.
+    """
+
+    def __init__(self, shape: TtShape, chunk_bytes: int) -> None:
+        self.shape, self.dim = shape, shape.embedding_dim
+        self.lefts = math.prod(shape.row_factors[:-2])
+        self.middles, self.slices = shape.row_factors[-2:]
+        self._prefixes_per_chunk = max(1, chunk_bytes // (4 * self.dim * self.slices))
+
+    def chunks(self, first: int, stop: int) -> Iterator[Chunk]:
+        """All lefts of middles [first, stop).
+
+        Raises:
+            ValueError: rows of another shape, or a weight that is negative or not finite.
+        """
+        own, most = stop - first, self._prefixes_per_chunk
+        lefts = max(1, most // own)
+        for left in range(0, self.lefts, lefts):
+            for middle in range(first, stop, min(most, own)):
+                middles = min(most, stop - middle)
+                prefixes = self._prefixes(left, min(left + lefts, self.lefts), middle, middle + middles)
+                yield Chunk(left, middle, middles, *self._read(prefixes))
+
+    def slots(self, chunk: Chunk) -> np.ndarray:
+        """The slots that a chunk's weights are of, int64 [n * slices]."""
+        stop = chunk.left + len(chunk.places) // chunk.middles
+        prefixes = self._prefixes(chunk.left, stop, chunk.middle, chunk.middle + chunk.middles)
+        return slots_of(self._originals(prefixes), self.slices)
+
+    def rows(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a chunk that have a weight, float32 [m, dim], and which of its slots those are."""
+        used = np.flatnonzero(chunk.weights)
+        return chunk.rows[slots_of(chunk.places, self.slices)[used]], used
+
+    def _prefixes(self, left: int, left_stop: int, middle: int, middle_stop: int) -> np.ndarray:
+        starts = np.arange(left, left_stop)[:, None] * self.middles
+        return (starts + np.arange(middle, middle_stop)).reshape(-1)
+
+    @abstractmethod
+    def _read(self, prefixes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, places and weights of ascending prefixes."""
+
+    @abstractmethod
+    def _originals(self, prefixes: np.ndarray) -> np.ndarray:
+        """The numbers of prefixes in the band that is fitted."""
+
+
+class TtBand(TtRows):
+    """A band, whatever holds its rows.
 
     Args:
         rows: float32 [num_rows, dim], which is read where it lies, or a function that gives rows of slots.
@@ -50,7 +104,7 @@ class TtBand:
         kept_bytes: of rows that come from a function, how much is kept for the next pass.
 
     Raises:
-        TypeError: rows or weights of a wrong type.
+        TypeError: rows of a wrong type.
         ValueError: ``shape`` addresses fewer rows, or the arrays do not fit it.
     """
 
@@ -64,35 +118,18 @@ class TtBand:
         chunk_bytes: int,
         kept_bytes: int = 0,
     ) -> None:
+        super().__init__(shape, chunk_bytes)
         if shape.num_rows < num_rows:
             raise ValueError(f"shape: row_factors address {shape.num_rows} rows, the band has {num_rows}")
         if num_rows < 1:
             raise ValueError(f"num_rows: a band has at least 1 row, got {num_rows}")
-        self.num_rows, self.shape, self.dim = num_rows, shape, shape.embedding_dim
-        self.lefts = math.prod(shape.row_factors[:-2])
-        self.middles, self.slices = shape.row_factors[-2:]
-        self._rows, self._weights = rows, weights
         if isinstance(rows, np.ndarray):
             _check_rows(rows, num_rows, self.dim)
         if isinstance(weights, np.ndarray) and weights.shape != (num_rows,):
             raise ValueError(f"weights: expected shape [{num_rows}], got {list(weights.shape)}")
+        self.num_rows, self._rows, self._weights = num_rows, rows, weights
         self._chunk_bytes, self._room = chunk_bytes, kept_bytes
         self._kept: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-
-    def chunks(self, first: int, stop: int) -> Iterator[Chunk]:
-        """All lefts of middles [first, stop).
-
-        Raises:
-            ValueError: rows of another shape, or a weight that is negative or not finite.
-        """
-        own = stop - first
-        most = max(1, self._chunk_bytes // (4 * self.dim * self.slices))  # prefixes of a chunk
-        for left in range(0, self.lefts, max(1, most // own) if own == self.middles else 1):
-            if own == self.middles and most >= own:
-                yield self._chunk(left, 0, own, min(max(1, most // own), self.lefts - left))
-                continue
-            for middle in range(first, stop, most):
-                yield self._chunk(left, middle, min(most, stop - middle), 1)
 
     def middle_weights(self) -> np.ndarray:
         """The sum of the weights of each middle, float64 [middles].
@@ -101,87 +138,132 @@ class TtBand:
             ValueError: a weight is negative or not finite.
         """
         sums = np.zeros(self.middles)
-        own = self.middles * self.slices
         for left in range(self.lefts):
-            weights = self._weights_of(left * own, (left + 1) * own)
+            weights = self._weights_of(self._prefixes(left, left + 1, 0, self.middles))
             sums += weights.reshape(self.middles, self.slices).sum(axis=1, dtype=np.float64)
         return sums
 
-    def sample(self, middles: Sequence[int]) -> TtBand:
-        """The band of some middles, ascending, copied into memory."""
+    def sample(self, middles: np.ndarray) -> TtSample:
+        """The tensor of some of the middles, int64 [n], ascending. Rows from a function are copied."""
+        prefixes = (np.arange(self.lefts)[:, None] * self.middles + middles).reshape(-1)
         factors = (*self.shape.row_factors[:-2], len(middles), self.slices)
-        shape = TtShape(row_factors=factors, col_factors=self.shape.col_factors, ranks=self.shape.ranks)
-        rows = _empty(self.lefts, len(middles), self.slices, self.dim)
-        weights = np.empty((self.lefts, len(middles), self.slices), np.float32)
-        for left in range(self.lefts):
-            for place, middle in enumerate(middles):
-                start = (left * self.middles + middle) * self.slices
-                rows[left, place], weights[left, place] = self._read(start, start + self.slices)
-        flat = rows.reshape(-1, self.dim)
-        return TtBand(flat, weights.reshape(-1), len(flat), shape, chunk_bytes=self._chunk_bytes)
-
-    def unweighted(self) -> TtBand:
-        """The same rows, each with weight 1 if it had any."""
-
-        def ones(slots: np.ndarray) -> np.ndarray:
-            return self._weights_of(int(slots[0]), int(slots[-1]) + 1) > 0
-
-        return TtBand(self._rows, ones, self.num_rows, self.shape, chunk_bytes=self._chunk_bytes)
-
-    def _chunk(self, left: int, middle: int, middles: int, lefts: int) -> Chunk:
-        start = (left * self.middles + middle) * self.slices
-        stop = start + lefts * middles * self.slices
-        if (start, stop) not in self._kept:
-            rows, weights = self._read(start, stop)
-            if isinstance(self._rows, np.ndarray) or rows.nbytes + weights.nbytes > self._room:
-                return Chunk(left, middle, middles, rows, weights)
-            self._room -= rows.nbytes + weights.nbytes
-            self._kept[start, stop] = rows, weights
-        return Chunk(left, middle, middles, *self._kept[start, stop])
-
-    def _read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and weights of slots [start, stop)."""
-        weights = self._weights_of(start, stop)
+        shape = self.shape.model_copy(update={"row_factors": factors})
         if isinstance(self._rows, np.ndarray):
-            rows = self._rows[start:stop]
-            if len(rows) < stop - start:
-                rows = np.concatenate((rows, np.zeros((stop - start - len(rows), self.dim), np.float32)))
-            return rows, weights
-        rows = np.zeros((stop - start, self.dim), np.float32)
+            weights = self._weights_of(prefixes)
+            return TtSample(self._rows, prefixes, weights, prefixes, shape, self._chunk_bytes)
+        rows = np.empty((prefixes.size * self.slices, self.dim), np.float32)
+        weights = np.empty(prefixes.size * self.slices, np.float32)
+        for first in range(0, prefixes.size, self._prefixes_per_chunk):
+            some = prefixes[first : first + self._prefixes_per_chunk]
+            slots = slice(first * self.slices, (first + some.size) * self.slices)
+            weights[slots] = self._weights_of(some)
+            rows[slots] = self._fetch(some, weights[slots])
+        return TtSample(rows, np.arange(prefixes.size), weights, prefixes, shape, self._chunk_bytes)
+
+    def _read(self, prefixes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if isinstance(self._rows, np.ndarray):
+            return self._rows, prefixes, self._weights_of(prefixes)
+        key = int(prefixes[0]), int(prefixes[-1])
+        if key not in self._kept:
+            weights = self._weights_of(prefixes)
+            rows = self._fetch(prefixes, weights)
+            if rows.nbytes + weights.nbytes > self._room:
+                return rows, np.arange(prefixes.size), weights
+            self._room -= rows.nbytes + weights.nbytes
+            self._kept[key] = rows, weights
+        rows, weights = self._kept[key]
+        return rows, np.arange(prefixes.size), weights
+
+    def _originals(self, prefixes: np.ndarray) -> np.ndarray:
+        return prefixes
+
+    def _fetch(self, prefixes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The rows of prefixes from the function, those without a weight left out and undefined."""
+        assert not isinstance(self._rows, np.ndarray)
         wanted = np.flatnonzero(weights)
-        if wanted.size:
-            found = self._rows(start + wanted)
-            _check_rows(found, wanted.size, self.dim)
-            rows[wanted] = found
-        return rows, weights
+        if wanted.size == 0:
+            return np.empty((weights.size, self.dim), np.float32)
+        found = self._rows(slots_of(prefixes, self.slices)[wanted])
+        _check_rows(found, wanted.size, self.dim)
+        if wanted.size == weights.size:
+            return found
+        rows = np.empty((weights.size, self.dim), np.float32)
+        rows[wanted] = found
+        return rows
 
-    def _weights_of(self, start: int, stop: int) -> np.ndarray:
-        """Weights of slots [start, stop), float32; 0 beyond the band."""
-        end = min(stop, self.num_rows)
-        if start >= end:
-            return np.zeros(stop - start, np.float32)
-        if self._weights is None:
-            found = np.ones(end - start, np.float32)
-        elif isinstance(self._weights, np.ndarray):
-            found = self._weights[start:end]
+    def _weights_of(self, prefixes: np.ndarray) -> np.ndarray:
+        """Weights of the slots of ascending prefixes, float32 [n * slices]; 0 beyond the band."""
+        size, start = prefixes.size * self.slices, int(prefixes[0]) * self.slices
+        if prefixes[-1] - prefixes[0] == prefixes.size - 1:
+            slots: np.ndarray | slice = slice(start, min(start + size, max(start, self.num_rows)))
+            there = slots.stop - slots.start
         else:
-            found = np.asarray(self._weights(np.arange(start, end)))
-            if found.shape != (end - start,):
-                raise ValueError(f"weights: expected shape [{end - start}], got {list(found.shape)}")
-        weights = found.astype(np.float32, copy=False)
-        if not (weights.min() >= 0 and weights.max() < np.inf):
-            where = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
+            slots = slots_of(prefixes, self.slices)
+            there = int(np.searchsorted(slots, self.num_rows))
+            slots = slots[:there]
+        if there == 0 or self._weights is None:
+            found = np.ones(there, np.float32)
+        elif isinstance(self._weights, np.ndarray):
+            found = self._weights[slots].astype(np.float32, copy=False)
+        else:
+            slots = np.arange(slots.start, slots.stop) if isinstance(slots, slice) else slots
+            found = np.asarray(self._weights(slots), np.float32)
+            if found.shape != (there,):
+                raise ValueError(f"weights: expected shape [{there}], got {list(found.shape)}")
+        if there and not (found.min() >= 0 and found.max() < np.inf):
+            where = int(np.argmin(np.isfinite(found) & (found >= 0)))
+            slot = start + where if isinstance(slots, slice) else slots[where]
             raise ValueError(
-                f"weights: slot {start + where} has {found[where]}; weights must be finite and not negative"
+                f"weights: slot {slot} has {found[where]}; weights must be finite and not negative"
             )
-        if end < stop:
-            weights = np.concatenate((weights, np.zeros(stop - end, np.float32)))
-        return weights
+        return found if there == size else np.pad(found, (0, size - there))
 
 
-def _empty(*shape: int) -> np.ndarray:
-    """Float32 on huge pages, which are far quicker to get."""
-    return _native.empty(4 * math.prod(shape)).view(np.float32).reshape(shape)
+class TtSample(TtRows):
+    """Some middles of a band, their weights in memory.
+
+    Args:
+        rows: float32 [.., dim].
+        places: int64 [prefixes], where in ``rows`` those of each prefix lie, counted in prefixes.
+        weights: float32 [prefixes * slices].
+        originals: int64 [prefixes], their numbers in the band.
+        shape: of the sample's tensor train.
+        chunk_bytes: of rows at a time.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        places: np.ndarray,
+        weights: np.ndarray,
+        originals: np.ndarray,
+        shape: TtShape,
+        chunk_bytes: int,
+    ) -> None:
+        super().__init__(shape, chunk_bytes)
+        self._rows, self._places, self._weights = rows, places, weights
+        self._original_numbers, self._chunk_bytes = originals, chunk_bytes
+
+    def unweighted(self) -> TtSample:
+        """The same rows, each with weight 1 if it had any."""
+        ones = (self._weights > 0).astype(np.float32)
+        return TtSample(self._rows, self._places, ones, self._original_numbers, self.shape, self._chunk_bytes)
+
+    def _read(self, prefixes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        weights = self._weights.reshape(-1, self.slices)
+        if prefixes[-1] - prefixes[0] == prefixes.size - 1:
+            weights = weights[prefixes[0] : prefixes[-1] + 1]
+        else:
+            weights = weights[prefixes]
+        return self._rows, self._places[prefixes], weights.reshape(-1)
+
+    def _originals(self, prefixes: np.ndarray) -> np.ndarray:
+        return self._original_numbers[prefixes]
+
+
+def slots_of(prefixes: np.ndarray, slices: int) -> np.ndarray:
+    """The slots of prefixes, int64 [n * slices]."""
+    return (prefixes[:, None] * slices + np.arange(slices)).reshape(-1)
 
 
 def _check_rows(rows: np.ndarray, count: int, dim: int) -> None:

@@ -9,6 +9,7 @@ which is an eighth of the band, come near the answer; sweeps over the band finis
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ import numpy as np
 from screc import _native
 
 from .layout import TtShape
-from .tt_band import RowSource, TtBand, WeightSource
-from .tt_sweep import Energy, Sweeper, truncated
+from .tt_band import RowSource, TtBand, TtSample, WeightSource
+from .tt_sweep import Energy, Sweeper, contracted_floats, truncated
 
 # Of the band's prefixes, those a sample holds; and the rows below which the band is its own sample.
 _SAMPLE_SHARE, _SAMPLE_ROWS = 8, 1 << 17
 _OVERSAMPLING = 8  # TT ranks beyond those wanted, at the start
 _START_SWEEPS, _SAMPLE_SWEEPS = 3, 3
-_CHUNK_BYTES = 16 << 20
+_CHUNK_BYTES = 64 << 20
 # Below this error what rounding leaves of the sums is no longer it; the rows are rebuilt and compared.
 _SMALL_ERROR = 1e-2
 
@@ -79,8 +80,8 @@ def fit_tt(
         progress: called with rows passed and rows to pass at most.
 
     Raises:
-        ValueError: ``shape`` addresses fewer than ``num_rows`` rows, the rows have another dimension, a row is
-            not finite, a weight is negative or not finite, all weights are 0, or ``memory_bytes`` is not
+        ValueError: ``shape`` addresses fewer than ``num_rows`` rows, the rows have another dimension, a row
+            is not finite, a weight is negative or not finite, all weights are 0, or ``memory_bytes`` is not
             enough; the message says how many are.
         TypeError: rows that are not float32.
     """
@@ -91,14 +92,14 @@ def fit_tt(
     band = TtBand(
         rows, weights, num_rows, shape, chunk_bytes=budget.chunk_bytes, kept_bytes=budget.kept_bytes
     )
-    count = budget.sample_middles
-    ticks = _Progress(progress, num_rows, count / band.middles, max_sweeps)
-    cores = _start(_sample(band, count), pool, budget.block, seed, ticks.passed)
-    if count < band.middles:
+    memory = _native.empty(4 * budget.contracted_floats).view(np.float32)
+    ticks = _Progress(progress, num_rows, budget.sample_middles / band.middles, max_sweeps)
+    cores = _start(_sample(band, budget.sample_middles), pool, memory, seed, ticks.passed)
+    if budget.sample_middles < band.middles:
         # The middles that were not sampled are solved for first of all.
         rank, _, columns, after = cores[-2].shape
         cores[-2] = np.zeros((rank, band.middles, columns, after))
-    sweeper = Sweeper(band, pool, budget.block, ticks.passed)
+    sweeper = Sweeper(band, pool, memory, ticks.passed)
     history: list[float] = []
     while True:
         cores, energy = sweeper.sweep(cores)
@@ -141,20 +142,22 @@ def rebuild_rows(cores: Sequence[np.ndarray], start: int, stop: int) -> np.ndarr
     return rows.reshape(-1, width * columns)[start - offset : stop - offset]
 
 
-def _sample(band: TtBand, count: int) -> TtBand:
-    """The band of some of its middles: of each of ``count`` runs of them the one whose rows weigh most."""
+def _sample(band: TtBand, count: int) -> TtSample:
+    """Some middles of a band: of each of ``count`` runs of them the one whose rows weigh most."""
     weights = band.middle_weights()
     if not weights.any():
         raise ValueError("weights: all are 0; give at least one row a weight")
     cuts = np.arange(count + 1) * band.middles // count
-    chosen = [
-        start + int(np.argmax(weights[start:stop])) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
-    return band.sample(chosen)
+    runs = itertools.pairwise(cuts.tolist())
+    return band.sample(np.array([start + int(np.argmax(weights[start:stop])) for start, stop in runs]))
 
 
 def _start(
-    sample: TtBand, pool: _native.ThreadPool, block: int, seed: int, progress: Callable[[int], None]
+    sample: TtSample,
+    pool: _native.ThreadPool,
+    memory: np.ndarray,
+    seed: int,
+    progress: Callable[[int], None],
 ) -> list[np.ndarray]:
     """Cores that fit a sample: a randomised TT-SVD, then weighted sweeps."""
     shape = sample.shape
@@ -170,11 +173,11 @@ def _start(
         for k in range(shape.num_cores)
     ]
     cores[-2][...] = 0  # solved for first
-    sweeper = Sweeper(sample.unweighted(), pool, block, progress)
+    sweeper = Sweeper(sample.unweighted(), pool, memory, progress)
     for _ in range(_START_SWEEPS):
         cores, _ = sweeper.sweep(cores)
     cores = truncated(cores, shape.ranks)
-    sweeper = Sweeper(sample, pool, block, progress)
+    sweeper = Sweeper(sample, pool, memory, progress)
     for _ in range(_SAMPLE_SWEEPS):
         cores, _ = sweeper.sweep(cores)
     return cores
@@ -185,7 +188,7 @@ class _Budget:
 
     Attributes:
         chunk_bytes: of rows asked for at once.
-        block: middles whose contracted rows are held at once.
+        contracted_floats: of the rows contracted with the last core.
         sample_middles: middles of the sample.
         kept_bytes: for rows that come from a function.
     """
@@ -200,9 +203,7 @@ class _Budget:
         square, width, dim = rank * rank, before * own * rank, shape.embedding_dim
         parameters = sum(
             p * q * a * b
-            for p, q, a, b in zip(
-                shape.row_factors, shape.col_factors, [1, *ranks], [*ranks, 1], strict=True
-            )
+            for p, q, a, b in zip(shape.row_factors, shape.col_factors, [1, *ranks], [*ranks, 1], strict=True)
         )
         self.chunk_bytes = _CHUNK_BYTES
         if copies:
@@ -215,19 +216,20 @@ class _Budget:
             + lefts * inner * (24 * inner + 24 * before)  # what the middle core leaves to those before it
             + 3 * self.chunk_bytes * copies
         )
-        block_bytes = 4 * lefts * (width + square)
-        sample_bytes = 4 * lefts * slices * (dim + 1)
+        block_bytes = 4 * contracted_floats(shape, rank)
+        sample_bytes = 4 * lefts * slices * (dim * copies + 2)
         room = memory_bytes - fixed
         if room < block_bytes + sample_bytes:
             raise ValueError(
                 f"memory_bytes: fitting this band takes at least {fixed + block_bytes + sample_bytes}, got "
                 f"{memory_bytes}"
             )
-        self.block = max(1, min(middles, room // 4 // block_bytes))
+        block = max(1, min(middles, room // 4 // block_bytes))
+        self.contracted_floats = block * block_bytes // 4
         wanted = -(-middles // _SAMPLE_SHARE)
         wanted = max(wanted, min(middles, -(-middles * _SAMPLE_ROWS // num_rows)))
-        self.sample_middles = max(1, min(wanted, (room - self.block * block_bytes) // sample_bytes))
-        self.kept_bytes = room - self.block * block_bytes
+        self.sample_middles = max(1, min(wanted, (room - block * block_bytes) // sample_bytes))
+        self.kept_bytes = room - block * block_bytes
 
 
 class _Progress:
@@ -253,12 +255,11 @@ class _Progress:
 def _rebuilt_error(band: TtBand, cores: Sequence[np.ndarray], pool: _native.ThreadPool) -> Energy:
     total = wrong = 0.0
     for chunk in band.chunks(0, band.middles):
-        first = (chunk.left * band.middles + chunk.middle) * band.slices
-        rebuilt = np.empty((chunk.weights.size, band.dim), np.float32)
-        _native.tt_rows(list(cores), first + np.arange(len(rebuilt)), rebuilt, pool)
-        used = chunk.weights > 0
-        weights, rows = chunk.weights[used].astype(np.float64), chunk.rows[used]
-        difference = rebuilt[used] - rows
-        wrong += float(weights @ np.einsum("ij,ij->i", difference, difference, dtype=np.float64))
+        rows, used = band.rows(chunk)
+        rebuilt = np.empty_like(rows)
+        _native.tt_rows(list(cores), band.slots(chunk)[used], rebuilt, pool)
+        rebuilt -= rows
+        weights = chunk.weights[used].astype(np.float64)
+        wrong += float(weights @ np.einsum("ij,ij->i", rebuilt, rebuilt, dtype=np.float64))
         total += float(weights @ np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     return Energy(total, wrong)

@@ -19,7 +19,8 @@ import numpy as np
 
 from screc import _native
 
-from .tt_band import Chunk, TtBand
+from .layout import TtShape
+from .tt_band import Chunk, TtRows
 
 _RIDGE = 1e-7  # of the trace, towards the core as it was
 
@@ -44,19 +45,18 @@ class Sweeper:
     Args:
         band: the rows and weights.
         pool: the threads.
-        block: middles whose contracted rows are held at once.
+        memory: float32 [n], where contracted rows are held: those of as many middles at once as find room.
         progress: called with the rows passed since the last call.
     """
 
     def __init__(
         self,
-        band: TtBand,
+        band: TtRows,
         pool: _native.ThreadPool,
-        block: int,
+        memory: np.ndarray,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        self.band, self.pool, self.progress = band, pool, progress
-        self.block = min(block, band.middles)
+        self.band, self.pool, self.memory, self.progress = band, pool, memory, progress
 
     def sweep(self, cores: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Energy]:
         """One sweep: better cores, in another gauge, and what is left wrong.
@@ -79,27 +79,38 @@ class Sweeper:
         e_left = np.zeros((band.lefts, rank, rank))
         z_left = np.zeros((band.lefts, before, rank))
         total = 0.0
-        for first in range(0, band.middles, self.block):
-            stop = min(first + self.block, band.middles)
-            e = np.empty((band.lefts * (stop - first), after * (after + 1) // 2), np.float32)
-            z = np.empty((band.lefts * (stop - first), before * own, after), np.float32)
+        for first, stop in self._blocks(cores):
+            middles = stop - first
+            z, e = self._contracted(band.lefts * middles, before * own, after)
             for chunk in band.chunks(first, stop):
-                at = chunk.left * (stop - first) + chunk.middle - first
-                end = at + chunk.weights.size // band.slices
-                energy = projection.add(chunk.rows, chunk.weights, z[at:end], e[at:end])
+                at = chunk.left * middles + chunk.middle - first
+                end = at + len(chunk.places)
+                energy = projection.add(chunk.rows, chunk.places, chunk.weights, z[at:end], e[at:end])
                 if not math.isfinite(energy):
                     self._refuse(chunk)
                 total += energy
                 self._advance(chunk)
             slices = _float32(cores[-2][:, first:stop].transpose(1, 0, 2, 3))
             _native.solve_middle(
-                e.reshape(band.lefts, stop - first, -1),
-                z.reshape(band.lefts, stop - first, before, own, after),
+                e.reshape(band.lefts, middles, -1),
+                z.reshape(band.lefts, middles, before, own, after),
                 left, slices, e_left, z_left, self.pool,
             )  # fmt: skip
             cores[-2][:, first:stop] = slices.transpose(1, 0, 2, 3)
         self._solve_front(cores[:-2], e_left, z_left)
         return total
+
+    def _blocks(self, cores: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+        """The middles whose contracted rows find room at once, as ranges."""
+        most = self.memory.size // contracted_floats(self.band.shape, cores[-2].shape[-1])
+        middles = self.band.middles
+        return [(first, min(first + most, middles)) for first in range(0, middles, most)]
+
+    def _contracted(self, prefixes: int, columns: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
+        """Memory for z [prefixes, columns, rank] and e [prefixes, rank (rank + 1) / 2]."""
+        cut, pairs = prefixes * columns * rank, rank * (rank + 1) // 2
+        z, e = self.memory[:cut], self.memory[cut : cut + prefixes * pairs]
+        return z.reshape(prefixes, columns, rank), e.reshape(prefixes, pairs)
 
     def _solve_front(self, cores: list[np.ndarray], e: np.ndarray, z: np.ndarray) -> None:
         """Improves these cores, in place, given what the rows are contracted to beyond them."""
@@ -125,9 +136,11 @@ class Sweeper:
         correlation = _native.RowCorrelation(
             _product(cores[:-2]), _float32(cores[-2]), slices, columns, self.pool
         )
-        for first in range(0, band.middles, self.block):
-            for chunk in band.chunks(first, min(first + self.block, band.middles)):
-                correlation.add(chunk.rows, chunk.weights, chunk.left, chunk.middle, chunk.middles)
+        for first, stop in self._blocks(cores):
+            for chunk in band.chunks(first, stop):
+                correlation.add(
+                    chunk.rows, chunk.places, chunk.weights, chunk.left, chunk.middle, chunk.middles
+                )
                 self._advance(chunk)
         right = np.empty((slices, columns, rank))
         packed = np.empty((slices, rank * (rank + 1) // 2))
@@ -135,7 +148,10 @@ class Sweeper:
         normal = np.empty((slices, rank, rank))
         row, column = np.tril_indices(rank)
         normal[:, row, column] = normal[:, column, row] = packed
-        right, core = right.transpose(0, 2, 1), cores[-1][..., 0].transpose(1, 0, 2)  # [slices, rank, columns]
+        right, core = (
+            right.transpose(0, 2, 1),
+            cores[-1][..., 0].transpose(1, 0, 2),
+        )  # [slices, rank, columns]
         trace = np.trace(normal, axis1=1, axis2=2)
         core[trace <= 0] = 0  # nothing depends on it
         ridge = np.where(trace > 0, _RIDGE * trace, 1.0)[:, None, None] * np.eye(rank)
@@ -148,17 +164,23 @@ class Sweeper:
 
     def _refuse(self, chunk: Chunk) -> None:
         """Names the row for which the energy of a chunk is no number."""
-        used = chunk.weights > 0
-        finite = np.isfinite(chunk.rows).all(axis=1) | ~used
-        slots = (chunk.left * self.band.middles + chunk.middle) * self.band.slices + np.arange(finite.size)
+        rows, used = self.band.rows(chunk)
+        slots = self.band.slots(chunk)[used]
+        finite = np.isfinite(rows)
         if finite.all():
-            largest = int(np.argmax(np.where(used, np.abs(chunk.rows).max(axis=1), 0)))
+            slot = slots[np.argmax(np.abs(rows).max(axis=1))]
             raise ValueError(
-                f"rows: slot {slots[largest]} holds numbers too large to be squared in float32; scale the table"
+                f"rows: slot {slot} holds numbers too large to be squared in float32; scale them"
             )
-        where = int(np.argmin(finite))
-        value = chunk.rows[where][~np.isfinite(chunk.rows[where])][0]
-        raise ValueError(f"rows: slot {slots[where]} holds {value}; leave it out by weight 0, or train again")
+        row = int(np.argmin(finite.all(axis=1)))
+        value = rows[row, np.argmin(finite[row])]
+        raise ValueError(f"rows: slot {slots[row]} holds {value}; leave it out by weight 0, or train again")
+
+
+def contracted_floats(shape: TtShape, rank: int) -> int:
+    """Float32 numbers that the contracted rows of one middle are, the last TT rank being ``rank``."""
+    columns = math.prod(shape.col_factors[:-1])
+    return math.prod(shape.row_factors[:-2]) * (columns * rank + rank * (rank + 1) // 2)
 
 
 def left_orthogonal(cores: Sequence[np.ndarray]) -> list[np.ndarray]:
