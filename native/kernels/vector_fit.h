@@ -25,7 +25,7 @@ constexpr int64_t kLineFloats = 16, kMostTiles = 16;
 
 template <typename V>
 struct FitShape {
-  static constexpr int64_t kWidth = kTileVectors * V::kLanes;
+  static constexpr int64_t kWidth = kTileVectors * V::kLanes, kLines = kWidth / kLineFloats;
   static constexpr bool kWide = V::kRegisters == 32;
   static constexpr int kProjected = kWide ? 6 : 2;  // TT ranks of a block of fit_project
   static constexpr int kRows = kWide ? 8 : 4;       // rows and TT ranks of a block of fit_correlate
@@ -46,7 +46,8 @@ void in_blocks(int64_t n, const Body& body) {
   }
 }
 
-// kAhead lines of every row ahead are fetched into the second level of cache.
+// Rows that are needed soon are fetched into the second level of cache meanwhile, kAhead lines with each row
+// of the tile: in the order in which they lie, which the processor's own prefetching then takes up.
 template <typename V, int R, bool kFour, int kAhead>
 void project_block(const float* tile, int64_t n, const float* core, int64_t core_stride, const float* ahead,
                    int64_t ahead_stride, float* out) {
@@ -59,8 +60,12 @@ void project_block(const float* tile, int64_t n, const float* core, int64_t core
     for (int v = 0; v < kTileVectors; ++v) sum[b][v] = V::load(out + b * kWidth + v * V::kLanes);
   }
   for (int64_t i = 0; i < n; ++i) {
+    if constexpr (kAhead > 0) {
+      constexpr int64_t kTimes = FitShape<V>::kLines / kAhead;  // a row ahead takes so many rows of the tile
+      const float* line = ahead + i / kTimes * ahead_stride + i % kTimes * kAhead * kLineFloats;
 #pragma GCC unroll 2
-    for (int l = 0; l < kAhead; ++l) __builtin_prefetch(ahead + i * ahead_stride + l * kLineFloats, 0, 2);
+      for (int l = 0; l < kAhead; ++l) __builtin_prefetch(line + l * kLineFloats, 0, 2);
+    }
     F x[kTileVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kTileVectors; ++v) x[v] = V::load(tile + i * kWidth + v * V::kLanes);
@@ -82,24 +87,25 @@ void project_block(const float* tile, int64_t n, const float* core, int64_t core
 template <typename V>
 void fit_project(const float* tile, int64_t n, const float* core, int64_t period, int64_t rank,
                  const float* ahead, int64_t ahead_stride, float* out) {
-  constexpr int kMost = FitShape<V>::kProjected;
-  const int64_t stride = rank * period, lines = ahead == nullptr ? 0 : FitShape<V>::kWidth / kLineFloats;
-  const int64_t step = rank > 3 * kMost ? 1 : 2;  // a row has four lines at most
-  int64_t line = 0;
+  using Shape = FitShape<V>;
+  constexpr int kMost = Shape::kProjected;
+  const int64_t stride = rank * period;
+  const int lines = rank > 3 * kMost ? 1 : 2;  // with each row
+  int64_t fetched = ahead == nullptr ? n : 0;  // rows ahead
   in_blocks<kMost>(rank, [&]<int R>(int64_t first) {
     const auto run = [&]<bool kFour, int kAhead>() {
-      project_block<V, R, kFour, kAhead>(tile, n, core + first * period, stride, ahead + line * kLineFloats,
-                                         ahead_stride, out + first * FitShape<V>::kWidth);
+      project_block<V, R, kFour, kAhead>(tile, n, core + first * period, stride,
+                                         ahead + fetched * ahead_stride, ahead_stride,
+                                         out + first * Shape::kWidth);
     };
-    const int64_t now = std::min(step, lines - line);
-    if (period == 4) {
-      now == 0   ? run.template operator()<true, 0>()
-      : now == 1 ? run.template operator()<true, 1>()
-                 : run.template operator()<true, 2>();
-    } else {
+    if (period != 4) {
       run.template operator()<false, 0>();
+    } else if (fetched >= n) {
+      run.template operator()<true, 0>();
+    } else {
+      lines == 1 ? run.template operator()<true, 1>() : run.template operator()<true, 2>();
+      fetched += n * lines / Shape::kLines;
     }
-    line += now;
   });
 }
 
