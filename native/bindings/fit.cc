@@ -114,26 +114,26 @@ void read_sums(const RowCorrelation& correlation, const AnyArray& right, const A
   std::copy_n(correlation.normal(), slices * num_pairs(rank), normal_out);
 }
 
-void solve(const AnyConstArray& e, const AnyConstArray& z, const AnyConstArray& left, const AnyArray& slices,
-           const AnyArray& e_out, const AnyArray& z_out, ThreadPool& pool, const IsaName& isa) {
-  MiddleProblem p{};
-  p.left = checked<float>(left, "left", 3);
-  p.lefts = dim(left, 0);
-  p.before = dim(left, 1);
-  p.inner = dim(left, 2);
+MiddleSolver make_solver(const AnyConstArray& left, int64_t own, int64_t rank, ThreadPool& pool,
+                         const IsaName& isa) {
+  const float* data = checked<float>(left, "left", 3);
+  if (left.size() == 0 || own < 1 || rank < 1)
+    throw nb::value_error("left, columns, rank: must not be empty");
+  return {data, {dim(left, 0), dim(left, 1), dim(left, 2), own, rank}, chosen_isa(isa), pool};
+}
+
+void solve(MiddleSolver& solver, const AnyConstArray& e, const AnyConstArray& z, const AnyArray& slices,
+           const AnyArray& e_out, const AnyArray& z_out) {
+  const MiddleSolver::Shape& p = solver.shape();
   float* unknown = checked<float>(slices, "slices", 4);
-  p.middles = dim(slices, 0);
-  p.own = dim(slices, 2);
-  p.rank = dim(slices, 3);
-  shaped<float>(slices, "slices", {p.middles, p.inner, p.own, p.rank});
-  p.e = shaped<float>(e, "e", {p.lefts, p.middles, num_pairs(p.rank)});
-  p.z = shaped<float>(z, "z", {p.lefts, p.middles, p.before, p.own, p.rank});
+  const int64_t n = dim(slices, 0);
+  shaped<float>(slices, "slices", {n, p.inner, p.own, p.rank});
+  const float* squares = shaped<float>(e, "e", {p.lefts, n, num_pairs(p.rank)});
+  const float* rows = shaped<float>(z, "z", {p.lefts, n, p.before, p.own, p.rank});
   double* e_sum = shaped<double>(e_out, "e_out", {p.lefts, p.inner, p.inner});
   double* z_sum = shaped<double>(z_out, "z_out", {p.lefts, p.before, p.inner});
-  const Isa chosen = chosen_isa(isa);
-  if (left.size() == 0 || slices.size() == 0) throw nb::value_error("slices: must not be empty");
   nb::gil_scoped_release nogil;
-  solve_middle(p, unknown, e_sum, z_sum, chosen, pool);
+  solver.solve(squares, rows, n, unknown, e_sum, z_sum);
 }
 
 }  // namespace
@@ -179,24 +179,34 @@ void bind_fit(nb::module_& module) {
            "Writes right float64 [slices, columns, R] = sum of w row L, L[(m, i)][(c', j')][b] being left "
            "times\n"
            "middle, and the lower triangles of normal float64 [slices, R, R] = sum of w L L, by rows.");
-  module.def(
-      "solve_middle", &solve, "e"_a, "z"_a, "left"_a, "slices"_a, "e_out"_a, "z_out"_a, "pool"_a,
-      "isa"_a = nb::none(),
-      "Improves the slices of a core by least squares, and contracts it away.\n\n"
-      "Lowers, for each slice i, sum over m of <P e[m, i], P> - 2 <P, z[m, i]> with P = left[m] slices[i]:\n"
-      "e the lower triangles of float32 [M, I, R, R], z float32 [M, I, C', Q, R], left float32 [M, C', R'], "
-      "slices float32 [I, R', "
-      "Q, "
-      "R].\n"
-      "Adds the same two for the cores before to e_out float64 [M, R', R'] and z_out float64 [M, C', R'].");
-  module.def(
-      "solve_middle_bytes",
-      [](int64_t lefts, int64_t before, int64_t inner, int64_t own, int64_t rank, const ThreadPool& pool,
-         const IsaName& isa) {
-        return solve_middle_bytes(lefts, before, inner, own, rank, chosen_isa(isa), pool.num_threads());
-      },
-      "lefts"_a, "before"_a, "inner"_a, "own"_a, "rank"_a, "pool"_a, "isa"_a = nb::none(),
-      "Bytes that solve_middle works in.");
+  nb::class_<MiddleSolver>(
+      module, "MiddleSolver",
+      "Slices of a core by least squares, the cores after it being contracted away.\n\n"
+      "left float32 [M, C, R'] is the product of the cores before, which is read here and not kept; columns "
+      "and\n"
+      "rank are Q and R of the core [R', I, Q, R].")
+      .def(
+          "__init__",
+          [](MiddleSolver* self, const AnyConstArray& left, int64_t columns, int64_t rank, ThreadPool& pool,
+             const IsaName& isa) { new (self) MiddleSolver(make_solver(left, columns, rank, pool, isa)); },
+          "left"_a, "columns"_a, "rank"_a, "pool"_a, "isa"_a = nb::none(), nb::keep_alive<1, 5>())
+      .def("solve", &solve, "e"_a, "z"_a, "slices"_a, "e_out"_a, "z_out"_a,
+           "Lowers, for each slice i, sum over m of <P e[m, i], P> - 2 <P, z[m, i]> with P = left[m] "
+           "slices[i].\n\n"
+           "e holds the lower triangles of float32 [M, n, R, R], by rows; z float32 [M, n, C, Q, R], slices "
+           "float32\n"
+           "[n, R', Q, R]. The same two for the cores before are added to e_out float64 [M, R', R'] and "
+           "z_out\n"
+           "float64 [M, C, R'].")
+      .def_static(
+          "bytes",
+          [](int64_t lefts, int64_t before, int64_t inner, int64_t columns, int64_t rank,
+             const ThreadPool& pool, const IsaName& isa) {
+            return MiddleSolver::bytes({lefts, before, inner, columns, rank}, chosen_isa(isa),
+                                       pool.num_threads());
+          },
+          "lefts"_a, "before"_a, "inner"_a, "columns"_a, "rank"_a, "pool"_a, "isa"_a = nb::none(),
+          "Bytes that a solver for left [lefts, before, inner] takes.");
 }
 
 }  // namespace screc::bindings

@@ -21,223 +21,189 @@ constexpr int64_t kSlicesPerThread = 4;
 struct Block {
   int64_t first, size;
   const float* pairs;  // [num_pairs(size)][lefts]: A[m][a][a'] of the block
-  const float* rows;   // [inner][lefts * size]: A[m][a][a'] for all a and a' of the block
 };
 
-// The parts of the work that are sums over products of the cores before: A[m] = left[m]^T left[m].
+// What depends on the cores before alone: A[m] = left[m]^T left[m], in the orders of the products to come.
 class Left {
  public:
-  Left(const MiddleProblem& p)
-      : block_(std::clamp<int64_t>(kMostUnknowns / p.rank, 1, p.inner)),
-        transposed_(static_cast<size_t>(p.inner * p.lefts * p.before)) {
-    const auto inner = static_cast<size_t>(p.inner), lefts = static_cast<size_t>(p.lefts);
-    std::vector<float> gram(lefts * inner * inner);
+  Left(const float* left, const MiddleSolver::Shape& p)
+      : block_size_(block_size(p)),
+        transposed_(static_cast<size_t>(p.inner * p.lefts * p.before)),
+        rows_(static_cast<size_t>(p.inner * p.lefts * p.inner)) {
     for (int64_t m = 0; m < p.lefts; ++m) {
       for (int64_t c = 0; c < p.before; ++c) {
-        const float* row = p.left + (m * p.before + c) * p.inner;
+        const float* row = left + (m * p.before + c) * p.inner;
         for (int64_t a = 0; a < p.inner; ++a) {
           transposed_[static_cast<size_t>((a * p.lefts + m) * p.before + c)] = row[a];
-          float* to = gram.data() + (m * p.inner + a) * p.inner;
+          float* to = rows_.data() + (a * p.lefts + m) * p.inner;
           for (int64_t b = 0; b < p.inner; ++b) to[b] += row[a] * row[b];
         }
       }
     }
-    memory_.reserve(inner * lefts * inner + inner * static_cast<size_t>(block_ + 1) * lefts);
-    for (int64_t first = 0; first < p.inner; first += block_) {
-      Block block{first, std::min(block_, p.inner - first), nullptr, nullptr};
-      const auto at = [&](int64_t m, int64_t a, int64_t b) {
-        return gram[static_cast<size_t>((m * p.inner + a) * p.inner + b)];
-      };
-      block.pairs = memory_.data() + memory_.size();
-      for (int64_t a = first; a < first + block.size; ++a) {
+    pairs_.reserve(static_cast<size_t>((p.inner / block_size_ + 1) * num_pairs(block_size_) * p.lefts));
+    for (int64_t first = 0; first < p.inner; first += block_size_) {
+      const int64_t size = std::min(block_size_, p.inner - first);
+      blocks_.push_back({first, size, pairs_.data() + pairs_.size()});
+      for (int64_t a = first; a < first + size; ++a) {
         for (int64_t b = first; b <= a; ++b) {
-          for (int64_t m = 0; m < p.lefts; ++m) memory_.push_back(at(m, a, b));
+          for (int64_t m = 0; m < p.lefts; ++m) {
+            pairs_.push_back(rows_[static_cast<size_t>((a * p.lefts + m) * p.inner + b)]);
+          }
         }
       }
-      block.rows = memory_.data() + memory_.size();
-      for (int64_t a = 0; a < p.inner; ++a) {
-        for (int64_t m = 0; m < p.lefts; ++m) {
-          for (int64_t b = first; b < first + block.size; ++b) memory_.push_back(at(m, a, b));
-        }
-      }
-      blocks_.push_back(block);
     }
   }
 
+  static int64_t block_size(const MiddleSolver::Shape& p) {
+    return std::clamp<int64_t>(kMostUnknowns / p.rank, 1, p.inner);
+  }
+
   const std::vector<Block>& blocks() const { return blocks_; }
-  int64_t largest_block() const { return block_; }
-  const float* transposed() const { return transposed_.data(); }  // [inner][lefts * before]
+  const float* transposed() const { return transposed_.data(); }  // [inner][lefts * before]: left^T
+  const float* rows() const { return rows_.data(); }              // [inner][lefts * inner]: A[m][a][a']
 
  private:
-  int64_t block_;
+  int64_t block_size_;
   std::vector<Block> blocks_;
-  std::vector<float> memory_, transposed_;
+  std::vector<float> transposed_, rows_, pairs_;
 };
 
 // Where the numbers of one slice's work lie in its thread's memory, in floats; doubles come last.
 struct Layout {
-  Layout(const MiddleProblem& p, int64_t largest, const PanelProducts& products) {
-    const int64_t padded = products.padded(p.rank), slice = p.own * p.rank;
+  Layout(const MiddleSolver::Shape& p, const PanelProducts& products) {
+    const int64_t padded = products.padded(p.rank), slice = p.own * p.rank, size = Left::block_size(p);
     pairs = 0;
     squares = pairs + p.lefts * products.padded(num_pairs(p.rank));
-    images = squares + p.lefts * p.rank * padded;
-    change = images + p.own * p.lefts * p.inner * padded;
-    product = change + p.own * p.lefts * largest * padded;
-    right = product + std::max({p.lefts * p.inner * p.inner, num_pairs(largest) * num_pairs(p.rank),
+    image = squares + p.lefts * p.rank * padded;
+    product = image + p.own * p.lefts * p.inner * padded;
+    right = product + std::max({p.lefts * p.inner * p.inner, num_pairs(size) * num_pairs(p.rank),
                                 p.lefts * p.before * slice, p.rank * p.rank});
     packed = right + p.lefts * p.before * products.padded(slice);
     x = packed + p.own * padded * products.padded(p.inner);
-    gradient = x + p.own * p.inner * p.rank;
-    step = gradient + p.own * p.inner * p.rank;
-    doubles = (step + p.own * std::max(largest, p.inner) * p.rank + 15) / 16 * 16;
-    unknowns = largest * p.rank;
+    gradient = x + p.inner * slice;
+    doubles = (gradient + p.inner * slice + 15) / 16 * 16;
+    unknowns = size * p.rank;
     bytes = doubles * 4 + unknowns * (unknowns + p.own) * 8;
   }
-  int64_t pairs, squares, images, change, product, right, packed, x, gradient, step, doubles, unknowns, bytes;
+  int64_t pairs, squares, image, product, right, packed, x, gradient, doubles, unknowns, bytes;
 };
 
+// Solves for one slice after the other, in memory of its own.
 class SliceSolver {
  public:
-  SliceSolver(const MiddleProblem& p, const Left& left, const PanelProducts& products,
+  SliceSolver(const MiddleSolver::Shape& p, const Left& left, const PanelProducts& products,
               const FitKernels& kernels)
       : p_(p),
         left_(left),
         products_(products),
         kernels_(kernels),
-        at_(p, left.largest_block(), products),
+        at_(p, products),
         memory_(static_cast<size_t>(at_.bytes)),
         floats_(memory_.as<float>()) {}
 
-  // Improves slice i and writes what it adds to e_out and z_out, as floats.
-  void solve(int64_t i, float* slice, float* e_out, float* z_out) {
-    load(i, slice);
+  // Improves slice i of n and writes what it adds to e_out and z_out, as floats.
+  void solve(const float* e, const float* z, int64_t i, int64_t n, float* slice, float* e_out, float* z_out) {
+    load(e, z, i, n, slice);
     const std::vector<Block>& blocks = left_.blocks();
-    if (blocks.size() == 1) {
-      solve_block(blocks[0], true);
-      multiply_e(blocks[0], x(0), p_.inner, 0, images(blocks[0]));
-    } else {
-      solve_in_turn(blocks);
+    const bool whole = blocks.size() == 1;
+    const float* const known = floats_ + at_.x;
+    if (std::all_of(known, known + p_.own * p_.inner * p_.rank, [](float v) { return v == 0.0f; })) {
+      std::fill(floats_ + at_.image, floats_ + at_.product, 0.0f);
+    } else if (!whole) {
+      multiply_e(0, p_.inner);
     }
-    store(i, slice, e_out, z_out);
+    for (const Block& block : blocks) {
+      solve_block(block, whole);
+      multiply_e(block.first, block.size);
+    }
+    store(z, i, n, slice, e_out, z_out);
   }
 
  private:
   float* x(int64_t j) { return floats_ + at_.x + j * p_.inner * p_.rank; }  // [inner][rank]
+  // Left^T Z: minus half the gradient at x = 0.
   float* gradient(int64_t j) { return floats_ + at_.gradient + j * p_.inner * p_.rank; }
-  float* step(const Block& block, int64_t j) { return floats_ + at_.step + j * block.size * p_.rank; }
-  // X E of a block's rows: for every j a packed matrix [lefts * size] x [rank].
-  float* images(const Block& block) {
-    return floats_ + at_.images + p_.own * p_.lefts * block.first * products_.padded(p_.rank);
-  }
-
-  void solve_in_turn(const std::vector<Block>& blocks) {
-    const int64_t all = p_.own * p_.inner * p_.rank;
-    if (std::any_of(x(0), x(0) + all, [](float v) { return v != 0.0f; })) {
-      for (const Block& block : blocks) {
-        multiply_e(block, x(0), p_.inner, block.first, images(block));
-        lower_gradient(block, images(block));
-      }
-    } else {
-      std::fill(floats_ + at_.images, floats_ + at_.change, 0.0f);
-    }
-    float* change = floats_ + at_.change;
-    for (const Block& block : blocks) {
-      solve_block(block, false);
-      multiply_e(block, step(block, 0), block.size, 0, change);
-      kernels_.add(change, p_.own * p_.lefts * block.size * products_.padded(p_.rank), images(block));
-      if (&block != &blocks.back()) lower_gradient(block, change);
-    }
+  // X[j] E[m] of all m, as a packed matrix [lefts * inner] x [rank], from the panel of a column on.
+  float* image(int64_t j, int64_t column) {
+    return floats_ + at_.image + (j * products_.padded(p_.rank) + column) * p_.lefts * p_.inner;
   }
 
   // The slice's E in two packed forms, its x by j, and the gradient at x = 0.
-  void load(int64_t i, const float* slice) {
+  void load(const float* e, const float* z, int64_t i, int64_t n, const float* slice) {
     const int64_t pairs = num_pairs(p_.rank), own = p_.own * p_.rank, padded = products_.padded(p_.rank);
-    products_.pack(p_.e + i * pairs, p_.middles * pairs, p_.lefts, pairs, floats_ + at_.pairs);
+    products_.pack(e + i * pairs, n * pairs, p_.lefts, pairs, floats_ + at_.pairs);
     for (int64_t m = 0; m < p_.lefts; ++m) {
       float* full = floats_ + at_.product;
-      unpack_symmetric(p_.e + (m * p_.middles + i) * pairs, p_.rank, full, p_.rank);
+      unpack_symmetric(e + (m * n + i) * pairs, p_.rank, full, p_.rank);
       products_.pack(full, p_.rank, p_.rank, p_.rank, floats_ + at_.squares + m * p_.rank * padded);
     }
+    float* rows = floats_ + at_.product;  // Z of this slice, [lefts * before][own * rank]
+    copy_z(z, i, n, rows);
+    products_.pack(rows, own, p_.lefts * p_.before, own, floats_ + at_.right);
+    products_.multiply(floats_ + at_.right, p_.lefts * p_.before, own, left_.transposed(),
+                       p_.lefts * p_.before, p_.inner, rows, own);
     for (int64_t a = 0; a < p_.inner; ++a) {
       for (int64_t j = 0; j < p_.own; ++j) {
         std::copy_n(slice + (a * p_.own + j) * p_.rank, p_.rank, x(j) + a * p_.rank);
-      }
-    }
-    float* rows = floats_ + at_.product;  // Z of this slice, [lefts * before][own * rank]
-    copy_z(i, rows);
-    float* packed = floats_ + at_.right;
-    products_.pack(rows, own, p_.lefts * p_.before, own, packed);
-    float* right = floats_ + at_.step;  // [inner][own * rank]
-    products_.multiply(packed, p_.lefts * p_.before, own, left_.transposed(), p_.lefts * p_.before, p_.inner,
-                       right, own);
-    for (int64_t a = 0; a < p_.inner; ++a) {
-      for (int64_t j = 0; j < p_.own; ++j) {
-        std::copy_n(right + a * own + j * p_.rank, p_.rank, gradient(j) + a * p_.rank);
+        std::copy_n(rows + (a * p_.own + j) * p_.rank, p_.rank, gradient(j) + a * p_.rank);
       }
     }
   }
 
-  void copy_z(int64_t i, float* to) const {
+  void copy_z(const float* z, int64_t i, int64_t n, float* to) const {
     const int64_t size = p_.before * p_.own * p_.rank;
-    for (int64_t m = 0; m < p_.lefts; ++m)
-      std::copy_n(p_.z + (m * p_.middles + i) * size, size, to + m * size);
+    for (int64_t m = 0; m < p_.lefts; ++m) std::copy_n(z + (m * n + i) * size, size, to + m * size);
   }
 
-  // to[j][(m, a)] = from[j][first + a] E[m] for the rows a of a block, from [own][rows][rank].
-  void multiply_e(const Block& block, const float* from, int64_t rows, int64_t first, float* to) const {
+  // Renews the image of rows a in [first, first + size).
+  void multiply_e(int64_t first, int64_t size) {
     const int64_t padded = products_.padded(p_.rank), panel = products_.panel();
     for (int64_t j = 0; j < p_.own; ++j) {
-      const float* row = from + (j * rows + first) * p_.rank;
       for (int64_t column = 0; column < p_.rank; column += panel) {
         for (int64_t m = 0; m < p_.lefts; ++m) {
           products_.multiply(floats_ + at_.squares + m * p_.rank * padded + column * p_.rank, p_.rank,
-                             std::min(panel, p_.rank - column), row, p_.rank, block.size, to, panel);
-          to += block.size * panel;
+                             std::min(panel, p_.rank - column), x(j) + first * p_.rank, p_.rank, size,
+                             image(j, column) + (m * p_.inner + first) * panel, panel);
         }
       }
     }
   }
 
-  // Takes A X E off the gradient, given X E of a block's rows.
-  void lower_gradient(const Block& block, const float* image) {
-    const int64_t depth = p_.lefts * block.size;
-    float* product = floats_ + at_.packed;
-    for (int64_t j = 0; j < p_.own; ++j) {
-      products_.multiply(image + j * depth * products_.padded(p_.rank), depth, p_.rank, block.rows, depth,
-                         p_.inner, product, p_.rank);
-      float* to = gradient(j);
-      for (int64_t k = 0; k < p_.inner * p_.rank; ++k) to[k] -= product[k];
-    }
-  }
-
-  // Solves for a block's unknowns and notes the step to them. `whole`: the gradient is that at x = 0.
+  // Solves for a block's unknowns: `whole` for x from the gradient at x = 0, else for the step from x as it
+  // is.
   void solve_block(const Block& block, bool whole) {
     const int64_t n = block.size * p_.rank, pairs = num_pairs(block.size);
-    float* sums = floats_ + at_.product;  // [pairs][num_pairs(rank)]
-    products_.multiply(floats_ + at_.pairs, p_.lefts, num_pairs(p_.rank), block.pairs, p_.lefts, pairs, sums,
-                       num_pairs(p_.rank));
+    float* sums = floats_ + at_.product;
     double* matrix = reinterpret_cast<double*>(floats_ + at_.doubles);
     double* right = matrix + n * n;
-    double trace = spread(block, sums, matrix);
+    const auto start_of = [&](int64_t j) { return gradient(j) + block.first * p_.rank; };
+    if (!whole) {
+      for (int64_t j = 0; j < p_.own; ++j) {
+        products_.multiply(image(j, 0), p_.lefts * p_.inner, p_.rank,
+                           left_.rows() + block.first * p_.lefts * p_.inner, p_.lefts * p_.inner, block.size,
+                           sums, p_.rank);
+        for (int64_t k = 0; k < n; ++k) start_of(j)[k] -= sums[k];
+      }
+    }
+    products_.multiply(floats_ + at_.pairs, p_.lefts, num_pairs(p_.rank), block.pairs, p_.lefts, pairs, sums,
+                       num_pairs(p_.rank));
+    const double trace = spread(block, sums, matrix);
     bool solved = false;
     double ridge = kRidge * trace;
     for (int attempt = 0; trace > 0.0 && !solved && attempt < kRidges; ++attempt, ridge *= 100) {
       if (attempt > 0) spread(block, sums, matrix);
       for (int64_t k = 0; k < n; ++k) matrix[k * n + k] += ridge;
       for (int64_t j = 0; j < p_.own; ++j) {
-        const float* from = gradient(j) + block.first * p_.rank;
         const float* old = x(j) + block.first * p_.rank;
-        for (int64_t k = 0; k < n; ++k) right[j * n + k] = whole ? from[k] + ridge * old[k] : from[k];
+        for (int64_t k = 0; k < n; ++k) right[j * n + k] = start_of(j)[k] + (whole ? ridge * old[k] : 0.0);
       }
       solved = kernels_.solve(matrix, n, right, p_.own);
     }
+    if (trace > 0.0 && !solved) return;  // it stays as it was
     for (int64_t j = 0; j < p_.own; ++j) {
-      float* old = x(j) + block.first * p_.rank;
-      float* by = step(block, j);
+      float* to = x(j) + block.first * p_.rank;
       for (int64_t k = 0; k < n; ++k) {
-        const float found = static_cast<float>(right[j * n + k]);
-        by[k] = solved ? (whole ? found - old[k] : found) : trace > 0.0 ? 0.0f : -old[k];
-        old[k] += by[k];
+        to[k] = !solved ? 0.0f : static_cast<float>(right[j * n + k] + (whole ? 0.0 : to[k]));
       }
     }
   }
@@ -258,47 +224,41 @@ class SliceSolver {
     return trace;
   }
 
-  void store(int64_t i, float* slice, float* e_out, float* z_out) {
-    const int64_t own = p_.own * p_.rank, panel = products_.panel(), padded = products_.padded(p_.rank);
+  void store(const float* z, int64_t i, int64_t n, float* slice, float* e_out, float* z_out) {
+    const int64_t own = p_.own * p_.rank, panel = products_.panel(), squares = p_.lefts * p_.inner * p_.inner;
     for (int64_t a = 0; a < p_.inner; ++a) {
       for (int64_t j = 0; j < p_.own; ++j) {
         std::copy_n(x(j) + a * p_.rank, p_.rank, slice + (a * p_.own + j) * p_.rank);
       }
     }
-    float* transposed = floats_ + at_.packed;  // x of all j, [own * rank] x [inner], packed
-    for (int64_t j = 0; j < p_.own; ++j) {
-      for (int64_t b = 0; b < p_.rank; ++b) {
-        for (int64_t a = 0; a < p_.inner; ++a) {
-          transposed[a / panel * own * panel + (j * p_.rank + b) * panel + a % panel] = x(j)[a * p_.rank + b];
-        }
-      }
-    }
     float* rows = floats_ + at_.product;
-    copy_z(i, rows);
+    copy_z(z, i, n, rows);
+    float* transposed = floats_ + at_.packed;  // x of all j, [own * rank] x [inner], packed
+    for (int64_t j = 0; j < p_.own; ++j) transpose_x(j, 0, p_.rank, own, transposed + j * p_.rank * panel);
     products_.multiply(transposed, own, p_.inner, rows, own, p_.lefts * p_.before, z_out, p_.inner);
-    std::fill_n(e_out, p_.lefts * p_.inner * p_.inner, 0.0f);
+    std::fill_n(e_out, squares, 0.0f);
     for (int64_t j = 0; j < p_.own; ++j) {
       for (int64_t column = 0; column < p_.rank; column += panel) {
         const int64_t depth = std::min(panel, p_.rank - column);
-        for (int64_t b = 0; b < depth; ++b) {
-          for (int64_t a = 0; a < p_.inner; ++a) {
-            transposed[a / panel * depth * panel + b * panel + a % panel] = x(j)[a * p_.rank + column + b];
-          }
-        }
-        for (const Block& block : left_.blocks()) {
-          const int64_t size = block.size * p_.inner;
-          const float* image = images(block) + (j * padded + column) * p_.lefts * block.size;
-          products_.multiply(transposed, depth, p_.inner, image, panel, p_.lefts * block.size, rows,
-                             p_.inner);
-          for (int64_t m = 0; m < p_.lefts; ++m) {
-            kernels_.add(rows + m * size, size, e_out + (m * p_.inner + block.first) * p_.inner);
-          }
-        }
+        transpose_x(j, column, depth, depth, transposed);
+        products_.multiply(transposed, depth, p_.inner, image(j, column), panel, p_.lefts * p_.inner, rows,
+                           p_.inner);
+        kernels_.add(rows, squares, e_out);
       }
     }
   }
 
-  const MiddleProblem& p_;
+  // Columns [first, first + n) of x[j], transposed, as rows of a packed matrix [depth] x [inner].
+  void transpose_x(int64_t j, int64_t first, int64_t n, int64_t depth, float* to) {
+    const int64_t panel = products_.panel();
+    for (int64_t a = 0; a < p_.inner; ++a) {
+      const float* from = x(j) + a * p_.rank + first;
+      float* column = to + a / panel * depth * panel + a % panel;
+      for (int64_t b = 0; b < n; ++b) column[b * panel] = from[b];
+    }
+  }
+
+  const MiddleSolver::Shape& p_;
   const Left& left_;
   const PanelProducts& products_;
   const FitKernels& kernels_;
@@ -309,49 +269,72 @@ class SliceSolver {
 
 }  // namespace
 
-void solve_middle(const MiddleProblem& p, float* slices, double* e_out, double* z_out, Isa isa,
-                  ThreadPool& pool) {
-  const PanelProducts products(kernels(isa), std::max({num_pairs(p.rank), p.own * p.rank, p.inner}));
-  const Left left(p);
-  const FitKernels& by = fit_kernels(isa);
-  std::vector<SliceSolver> solvers;
-  for (int thread = 0; thread < pool.num_threads(); ++thread) {
-    solvers.emplace_back(p, left, products, by);
+struct MiddleSolver::Work {
+  Work(const float* left_product, const Shape& p, Isa isa, ThreadPool& threads)
+      : shape(p),
+        kernels(&fit_kernels(isa)),
+        pool(&threads),
+        products(screc::kernels(isa), widest(p)),
+        left(left_product, p),
+        batch(kSlicesPerThread * threads.num_threads()),
+        waiting(static_cast<size_t>(batch * p.lefts * p.inner * (p.inner + p.before)) * sizeof(float)) {
+    for (int thread = 0; thread < pool->num_threads(); ++thread) {
+      solvers.emplace_back(shape, left, products, *kernels);
+    }
   }
-  const int64_t squares = p.lefts * p.inner * p.inner, rows = p.lefts * p.before * p.inner;
-  const int64_t slice = p.inner * p.own * p.rank;
-  const int64_t batch = std::min<int64_t>(p.middles, kSlicesPerThread * pool.num_threads());
-  const AlignedBuffer waiting(static_cast<size_t>(batch * (squares + rows)) * sizeof(float));
-  float* const e_parts = waiting.as<float>();
-  float* const z_parts = e_parts + batch * squares;
-  const auto add_up = [&](const float* parts, int64_t size, int64_t n, double* out) {
-    pool.parallel_for(size, 4096, [&](int64_t begin, int64_t end, int) {
-      for (int64_t k = 0; k < n; ++k) by.add_double(parts + k * size + begin, end - begin, out + begin);
-    });
-  };
-  for (int64_t first = 0; first < p.middles; first += batch) {
-    const int64_t n = std::min(batch, p.middles - first);
-    pool.parallel_for(n, 1, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t k = begin; k < end; ++k) {
-        solvers[static_cast<size_t>(thread)].solve(first + k, slices + (first + k) * slice,
-                                                   e_parts + k * squares, z_parts + k * rows);
+
+  static int64_t widest(const Shape& p) { return std::max({num_pairs(p.rank), p.own * p.rank, p.inner}); }
+
+  void add_up(const float* parts, int64_t size, int64_t n, double* out) const {
+    pool->parallel_for(size, 4096, [&](int64_t begin, int64_t end, int) {
+      for (int64_t k = 0; k < n; ++k) {
+        kernels->add_double(parts + k * size + begin, end - begin, out + begin);
       }
     });
-    add_up(e_parts, squares, n, e_out);
-    add_up(z_parts, rows, n, z_out);
+  }
+
+  Shape shape;
+  const FitKernels* kernels;
+  ThreadPool* pool;
+  PanelProducts products;
+  Left left;
+  std::vector<SliceSolver> solvers;  // of each thread
+  int64_t batch;
+  AlignedBuffer waiting;  // sums of a batch of slices, to be added in their order
+};
+
+MiddleSolver::MiddleSolver(const float* left, const Shape& shape, Isa isa, ThreadPool& pool)
+    : work_(std::make_unique<Work>(left, shape, isa, pool)) {}
+MiddleSolver::~MiddleSolver() = default;
+MiddleSolver::MiddleSolver(MiddleSolver&&) noexcept = default;
+
+const MiddleSolver::Shape& MiddleSolver::shape() const { return work_->shape; }
+
+void MiddleSolver::solve(const float* e, const float* z, int64_t n, float* slices, double* e_out,
+                         double* z_out) {
+  const Shape& p = work_->shape;
+  const int64_t squares = p.lefts * p.inner * p.inner, rows = p.lefts * p.before * p.inner;
+  const int64_t slice = p.inner * p.own * p.rank;
+  float* const e_parts = work_->waiting.as<float>();
+  float* const z_parts = e_parts + work_->batch * squares;
+  for (int64_t first = 0; first < n; first += work_->batch) {
+    const int64_t some = std::min(work_->batch, n - first);
+    work_->pool->parallel_for(some, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t k = begin; k < end; ++k) {
+        work_->solvers[static_cast<size_t>(thread)].solve(e, z, first + k, n, slices + (first + k) * slice,
+                                                          e_parts + k * squares, z_parts + k * rows);
+      }
+    });
+    work_->add_up(e_parts, squares, some, e_out);
+    work_->add_up(z_parts, rows, some, z_out);
   }
 }
 
-int64_t solve_middle_bytes(int64_t lefts, int64_t before, int64_t inner, int64_t own, int64_t rank, Isa isa,
-                           int num_threads) {
-  const MiddleProblem p{nullptr, nullptr, nullptr, lefts, 1, before, inner, own, rank};
-  const PanelProducts products(kernels(isa), 1);
-  const int64_t block = std::clamp<int64_t>(kMostUnknowns / rank, 1, inner);
+int64_t MiddleSolver::bytes(const Shape& p, Isa isa, int num_threads) {
+  const PanelProducts products(screc::kernels(isa), 1);
   const int64_t per_thread =
-      Layout(p, block, products).bytes + kSlicesPerThread * lefts * inner * (inner + before) * 4;
-  // A, twice, and the half of it that is kept by pairs; the transpose of left.
-  const int64_t shared = lefts * inner * (inner * 3 + before) * 4;
-  return num_threads * per_thread + shared;
+      Layout(p, products).bytes + kSlicesPerThread * p.lefts * p.inner * (p.inner + p.before) * 4;
+  return num_threads * per_thread + p.lefts * p.inner * (2 * p.inner + p.before) * 4;
 }
 
 }  // namespace screc

@@ -37,7 +37,7 @@ inline double dot(const double* x, const double* y, int64_t n) {
 // Replaces the upper triangle of a, [n][n], by that of U with U^T U = a. False when a is not positive
 // definite to working precision.
 inline bool factor(double* a, int64_t n) {
-  constexpr int64_t kStep = 4;
+  constexpr int64_t kStep = 8;
   for (int64_t k = 0; k < n; k += kStep) {
     const int64_t stop = k + kStep < n ? k + kStep : n;
     for (int64_t p = k; p < stop; ++p) {
@@ -49,11 +49,15 @@ inline bool factor(double* a, int64_t n) {
       for (int64_t c = p; c < n; ++c) row[c] *= scale;
     }
     if (stop - k < kStep) return true;
-    const double *u0 = a + k * n, *u1 = u0 + n, *u2 = u1 + n, *u3 = u2 + n;
+    const double* u = a + k * n;
     for (int64_t i = stop; i < n; ++i) {
-      const double f0 = u0[i], f1 = u1[i], f2 = u2[i], f3 = u3[i];
+      double f[kStep];
+      for (int64_t q = 0; q < kStep; ++q) f[q] = u[q * n + i];
       double* row = a + i * n;
-      for (int64_t c = i; c < n; ++c) row[c] -= (f0 * u0[c] + f1 * u1[c]) + (f2 * u2[c] + f3 * u3[c]);
+      for (int64_t c = i; c < n; ++c) {
+        row[c] -= ((f[0] * u[c] + f[1] * u[n + c]) + (f[2] * u[2 * n + c] + f[3] * u[3 * n + c])) +
+                  ((f[4] * u[4 * n + c] + f[5] * u[5 * n + c]) + (f[6] * u[6 * n + c] + f[7] * u[7 * n + c]));
+      }
     }
   }
   return true;

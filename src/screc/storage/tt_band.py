@@ -193,30 +193,33 @@ class TtBand(TtRows):
 
     def _weights_of(self, prefixes: np.ndarray) -> np.ndarray:
         """Weights of the slots of ascending prefixes, float32 [n * slices]; 0 beyond the band."""
-        size, start = prefixes.size * self.slices, int(prefixes[0]) * self.slices
-        if prefixes[-1] - prefixes[0] == prefixes.size - 1:
-            slots: np.ndarray | slice = slice(start, min(start + size, max(start, self.num_rows)))
-            there = slots.stop - slots.start
-        else:
-            slots = slots_of(prefixes, self.slices)
-            there = int(np.searchsorted(slots, self.num_rows))
-            slots = slots[:there]
-        if there == 0 or self._weights is None:
+        cuts = np.flatnonzero(np.diff(prefixes) != 1) + 1
+        starts = prefixes[np.concatenate(([0], cuts))] * self.slices
+        stops = (prefixes[np.concatenate((cuts - 1, [-1]))] + 1) * self.slices
+        runs = [self._weight_run(*run) for run in zip(starts.tolist(), stops.tolist(), strict=True)]
+        weights = runs[0] if len(runs) == 1 else np.concatenate(runs)
+        if not (weights.min() >= 0 and weights.max() < np.inf):
+            where = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
+            raise ValueError(
+                f"weights: slot {slots_of(prefixes, self.slices)[where]} has {weights[where]}; weights must be "
+                "finite and not negative"
+            )
+        return weights
+
+    def _weight_run(self, start: int, stop: int) -> np.ndarray:
+        """Weights of slots [start, stop)."""
+        there = min(stop, self.num_rows) - start
+        if there <= 0:
+            return np.zeros(stop - start, np.float32)
+        if self._weights is None:
             found = np.ones(there, np.float32)
         elif isinstance(self._weights, np.ndarray):
-            found = self._weights[slots].astype(np.float32, copy=False)
+            found = self._weights[start : start + there].astype(np.float32, copy=False)
         else:
-            slots = np.arange(slots.start, slots.stop) if isinstance(slots, slice) else slots
-            found = np.asarray(self._weights(slots), np.float32)
+            found = np.asarray(self._weights(np.arange(start, start + there)), np.float32)
             if found.shape != (there,):
                 raise ValueError(f"weights: expected shape [{there}], got {list(found.shape)}")
-        if there and not (found.min() >= 0 and found.max() < np.inf):
-            where = int(np.argmin(np.isfinite(found) & (found >= 0)))
-            slot = start + where if isinstance(slots, slice) else slots[where]
-            raise ValueError(
-                f"weights: slot {slot} has {found[where]}; weights must be finite and not negative"
-            )
-        return found if there == size else np.pad(found, (0, size - there))
+        return found if there == stop - start else np.pad(found, (0, stop - start - there))
 
 
 class TtSample(TtRows):

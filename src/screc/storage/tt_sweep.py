@@ -76,6 +76,7 @@ class Sweeper:
         left = _product(cores[:-2])
         before = left.shape[1]
         projection = _native.RowProjection(_float32(cores[-1][..., 0]), before * own, self.pool)
+        solver = _native.MiddleSolver(left, own, after, self.pool)
         e_left = np.zeros((band.lefts, rank, rank))
         z_left = np.zeros((band.lefts, before, rank))
         total = 0.0
@@ -91,11 +92,8 @@ class Sweeper:
                 total += energy
                 self._advance(chunk)
             slices = _float32(cores[-2][:, first:stop].transpose(1, 0, 2, 3))
-            _native.solve_middle(
-                e.reshape(band.lefts, middles, -1),
-                z.reshape(band.lefts, middles, before, own, after),
-                left, slices, e_left, z_left, self.pool,
-            )  # fmt: skip
+            shaped = z.reshape(band.lefts, middles, before, own, after)
+            solver.solve(e.reshape(band.lefts, middles, -1), shaped, slices, e_left, z_left)
             cores[-2][:, first:stop] = slices.transpose(1, 0, 2, 3)
         self._solve_front(cores[:-2], e_left, z_left)
         return total
@@ -121,11 +119,9 @@ class Sweeper:
         lefts, before = left.shape[:2]
         e_left, z_left = np.zeros((lefts, rank, rank)), np.zeros((lefts, before, rank))
         slices = _float32(cores[-1].transpose(1, 0, 2, 3))
-        _native.solve_middle(
-            _float32(e.reshape(lefts, factor, after, after)[:, :, *np.tril_indices(after)]),
-            _float32(z.reshape(lefts, factor, before, own, after)),
-            left, slices, e_left, z_left, self.pool,
-        )  # fmt: skip
+        triangles = _float32(e.reshape(lefts, factor, after, after)[:, :, *np.tril_indices(after)])
+        z = _float32(z.reshape(lefts, factor, before, own, after))
+        _native.MiddleSolver(left, own, after, self.pool).solve(triangles, z, slices, e_left, z_left)
         cores[-1][...] = slices.transpose(1, 0, 2, 3)
         self._solve_front(cores[:-1], e_left, z_left)
 
