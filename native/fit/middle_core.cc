@@ -74,21 +74,19 @@ struct Layout {
     const int64_t padded = products.padded(p.rank), slice = p.own * p.rank, size = Left::block_size(p);
     pairs = 0;
     squares = pairs + p.lefts * products.padded(num_pairs(p.rank));
-    image = squares + p.lefts * p.rank * padded;
-    product = image + p.own * p.lefts * p.inner * padded;
-    right = product + std::max({p.lefts * p.inner * p.inner, num_pairs(size) * num_pairs(p.rank),
-                                p.lefts * p.before * slice, p.rank * p.rank});
-    packed = right + p.lefts * p.before * products.padded(slice);
-    x = packed + p.own * padded * products.padded(p.inner);
-    gradient = x + p.inner * slice;
-    doubles = (gradient + p.inner * slice + 15) / 16 * 16;
+    scratch = squares + p.lefts * p.rank * padded;
+    packed_z = scratch + std::max({size * slice * p.lefts, num_pairs(size) * num_pairs(p.rank),
+                                   p.lefts * p.before * slice, p.rank * p.rank, p.inner * slice});
+    packed_x = packed_z + p.lefts * p.before * products.padded(slice);
+    gradient = packed_x + std::max(p.own * p.inner * padded, slice * products.padded(p.inner));
+    doubles = (gradient + p.inner * slice + size * slice + 15) / 16 * 16;
     unknowns = size * p.rank;
     bytes = doubles * 4 + unknowns * (unknowns + p.own) * 8;
   }
-  int64_t pairs, squares, image, product, right, packed, x, gradient, doubles, unknowns, bytes;
+  int64_t pairs, squares, scratch, packed_z, packed_x, gradient, doubles, unknowns, bytes;
 };
 
-// Solves for one slice after the other, in memory of its own.
+// Solves for one slice after the other, in memory of its own. Its sums over m are products of long matrices.
 class SliceSolver {
  public:
   SliceSolver(const MiddleSolver::Shape& p, const Left& left, const PanelProducts& products,
@@ -99,122 +97,112 @@ class SliceSolver {
         kernels_(kernels),
         at_(p, products),
         memory_(static_cast<size_t>(at_.bytes)),
-        floats_(memory_.as<float>()) {}
+        pairs_(memory_.as<float>() + at_.pairs),
+        squares_(memory_.as<float>() + at_.squares),
+        scratch_(memory_.as<float>() + at_.scratch),
+        packed_z_(memory_.as<float>() + at_.packed_z),
+        packed_x_(memory_.as<float>() + at_.packed_x),
+        gradient_(memory_.as<float>() + at_.gradient),
+        matrix_(reinterpret_cast<double*>(memory_.as<float>() + at_.doubles)) {}
 
-  // Improves slice i of n and writes what it adds to e_out and z_out, as floats.
-  void solve(const float* e, const float* z, int64_t i, int64_t n, float* slice, float* e_out, float* z_out) {
-    load(e, z, i, n, slice);
+  // Improves slice i of n, x [inner][own][rank], and writes what it adds to e_out and z_out, as floats.
+  void solve(const float* e, const float* z, int64_t i, int64_t n, float* x, float* e_out, float* z_out) {
+    load(e, z, i, n);
     const std::vector<Block>& blocks = left_.blocks();
-    const bool whole = blocks.size() == 1;
-    const float* const known = floats_ + at_.x;
-    if (std::all_of(known, known + p_.own * p_.inner * p_.rank, [](float v) { return v == 0.0f; })) {
-      std::fill(floats_ + at_.image, floats_ + at_.product, 0.0f);
-    } else if (!whole) {
-      multiply_e(0, p_.inner);
-    }
-    for (const Block& block : blocks) {
-      solve_block(block, whole);
-      multiply_e(block.first, block.size);
-    }
-    store(z, i, n, slice, e_out, z_out);
+    for (const Block& block : blocks) solve_block(block, blocks.size() == 1, x);
+    contract(z, i, n, x, e_out, z_out);
   }
 
  private:
-  float* x(int64_t j) { return floats_ + at_.x + j * p_.inner * p_.rank; }  // [inner][rank]
-  // Left^T Z: minus half the gradient at x = 0.
-  float* gradient(int64_t j) { return floats_ + at_.gradient + j * p_.inner * p_.rank; }
-  // X[j] E[m] of all m, as a packed matrix [lefts * inner] x [rank], from the panel of a column on.
-  float* image(int64_t j, int64_t column) {
-    return floats_ + at_.image + (j * products_.padded(p_.rank) + column) * p_.lefts * p_.inner;
-  }
+  int64_t slice() const { return p_.own * p_.rank; }
 
-  // The slice's E in two packed forms, its x by j, and the gradient at x = 0.
-  void load(const float* e, const float* z, int64_t i, int64_t n, const float* slice) {
-    const int64_t pairs = num_pairs(p_.rank), own = p_.own * p_.rank, padded = products_.padded(p_.rank);
-    products_.pack(e + i * pairs, n * pairs, p_.lefts, pairs, floats_ + at_.pairs);
+  // The slice's E in two packed forms, and Left^T Z: minus half the gradient at x = 0.
+  void load(const float* e, const float* z, int64_t i, int64_t n) {
+    const int64_t pairs = num_pairs(p_.rank), rows = p_.lefts * p_.before;
+    products_.pack(e + i * pairs, n * pairs, p_.lefts, pairs, pairs_);
     for (int64_t m = 0; m < p_.lefts; ++m) {
-      float* full = floats_ + at_.product;
-      unpack_symmetric(e + (m * n + i) * pairs, p_.rank, full, p_.rank);
-      products_.pack(full, p_.rank, p_.rank, p_.rank, floats_ + at_.squares + m * p_.rank * padded);
-    }
-    float* rows = floats_ + at_.product;  // Z of this slice, [lefts * before][own * rank]
-    copy_z(z, i, n, rows);
-    products_.pack(rows, own, p_.lefts * p_.before, own, floats_ + at_.right);
-    products_.multiply(floats_ + at_.right, p_.lefts * p_.before, own, left_.transposed(),
-                       p_.lefts * p_.before, p_.inner, rows, own);
-    for (int64_t a = 0; a < p_.inner; ++a) {
-      for (int64_t j = 0; j < p_.own; ++j) {
-        std::copy_n(slice + (a * p_.own + j) * p_.rank, p_.rank, x(j) + a * p_.rank);
-        std::copy_n(rows + (a * p_.own + j) * p_.rank, p_.rank, gradient(j) + a * p_.rank);
+      unpack_symmetric(e + (m * n + i) * pairs, p_.rank, scratch_, p_.rank);
+      for (int64_t column = 0; column < p_.rank; column += products_.panel()) {
+        products_.pack(scratch_ + column, p_.rank, p_.rank, std::min(products_.panel(), p_.rank - column),
+                       squares_ + (column * p_.lefts + m * products_.panel()) * p_.rank);
       }
     }
+    copy_z(z, i, n);
+    products_.pack(scratch_, slice(), rows, slice(), packed_z_);
+    products_.multiply(packed_z_, rows, slice(), left_.transposed(), rows, p_.inner, gradient_, slice());
   }
 
-  void copy_z(const float* z, int64_t i, int64_t n, float* to) const {
-    const int64_t size = p_.before * p_.own * p_.rank;
-    for (int64_t m = 0; m < p_.lefts; ++m) std::copy_n(z + (m * n + i) * size, size, to + m * size);
+  // Z of the slice, [lefts * before][own * rank], into scratch memory.
+  void copy_z(const float* z, int64_t i, int64_t n) {
+    const int64_t size = p_.before * slice();
+    for (int64_t m = 0; m < p_.lefts; ++m) std::copy_n(z + (m * n + i) * size, size, scratch_ + m * size);
   }
 
-  // Renews the image of rows a in [first, first + size).
-  void multiply_e(int64_t first, int64_t size) {
-    const int64_t padded = products_.padded(p_.rank), panel = products_.panel();
+  // Takes off the gradient of a block's rows what x adds to it: the sum over m of A[m] x E[m].
+  void lower_gradient(const Block& block, const float* x) {
+    const int64_t depth = p_.lefts * p_.rank, packed = p_.inner * products_.padded(p_.rank);
     for (int64_t j = 0; j < p_.own; ++j) {
-      for (int64_t column = 0; column < p_.rank; column += panel) {
-        for (int64_t m = 0; m < p_.lefts; ++m) {
-          products_.multiply(floats_ + at_.squares + m * p_.rank * padded + column * p_.rank, p_.rank,
-                             std::min(panel, p_.rank - column), x(j) + first * p_.rank, p_.rank, size,
-                             image(j, column) + (m * p_.inner + first) * panel, panel);
+      products_.pack(x + j * p_.rank, slice(), p_.inner, p_.rank, packed_x_ + j * packed);
+    }
+    float* row = scratch_;  // A x as [size][own][lefts][rank]
+    for (int64_t a = block.first; a < block.first + block.size; ++a) {
+      for (int64_t j = 0; j < p_.own; ++j, row += depth) {
+        products_.multiply(packed_x_ + j * packed, p_.inner, p_.rank, left_.rows() + a * p_.lefts * p_.inner,
+                           p_.inner, p_.lefts, row, p_.rank);
+      }
+    }
+    float* sums = gradient_ + p_.inner * slice();
+    products_.multiply(squares_, depth, p_.rank, scratch_, depth, block.size * p_.own, sums, p_.rank);
+    float* to = gradient_ + block.first * slice();
+    for (int64_t k = 0; k < block.size * slice(); ++k) to[k] -= sums[k];
+  }
+
+  // Solves for a block's unknowns: `whole` for x from the gradient at x = 0, else for the step from x as it
+  // is.
+  void solve_block(const Block& block, bool whole, float* x) {
+    const int64_t n = block.size * p_.rank, pairs = num_pairs(p_.rank);
+    if (!whole) lower_gradient(block, x);
+    products_.multiply(pairs_, p_.lefts, pairs, block.pairs, p_.lefts, num_pairs(block.size), scratch_,
+                       pairs);
+    const double trace = spread(block);
+    double* const right = matrix_ + n * n;  // [own][n]
+    bool solved = false;
+    double ridge = kRidge * trace;
+    for (int attempt = 0; trace > 0.0 && !solved && attempt < kRidges; ++attempt, ridge *= 100) {
+      if (attempt > 0) spread(block);
+      for (int64_t k = 0; k < n; ++k) matrix_[k * n + k] += ridge;
+      each_unknown(block, [&](int64_t number, int64_t place) {
+        right[number] = gradient_[place] + (whole ? ridge * x[place] : 0.0);
+      });
+      solved = kernels_.solve(matrix_, n, right, p_.own);
+    }
+    if (trace > 0.0 && !solved) return;  // it stays as it was
+    each_unknown(block, [&](int64_t number, int64_t place) {
+      x[place] = solved ? static_cast<float>(right[number] + (whole ? 0.0 : x[place])) : 0.0f;
+    });
+  }
+
+  // body(where an unknown of the block is among [own][size * rank], where in x).
+  template <typename Body>
+  void each_unknown(const Block& block, const Body& body) const {
+    const int64_t n = block.size * p_.rank;
+    for (int64_t a = 0; a < block.size; ++a) {
+      for (int64_t j = 0; j < p_.own; ++j) {
+        for (int64_t b = 0; b < p_.rank; ++b) {
+          body(j * n + a * p_.rank + b, ((block.first + a) * p_.own + j) * p_.rank + b);
         }
       }
     }
   }
 
-  // Solves for a block's unknowns: `whole` for x from the gradient at x = 0, else for the step from x as it
-  // is.
-  void solve_block(const Block& block, bool whole) {
-    const int64_t n = block.size * p_.rank, pairs = num_pairs(block.size);
-    float* sums = floats_ + at_.product;
-    double* matrix = reinterpret_cast<double*>(floats_ + at_.doubles);
-    double* right = matrix + n * n;
-    const auto start_of = [&](int64_t j) { return gradient(j) + block.first * p_.rank; };
-    if (!whole) {
-      for (int64_t j = 0; j < p_.own; ++j) {
-        products_.multiply(image(j, 0), p_.lefts * p_.inner, p_.rank,
-                           left_.rows() + block.first * p_.lefts * p_.inner, p_.lefts * p_.inner, block.size,
-                           sums, p_.rank);
-        for (int64_t k = 0; k < n; ++k) start_of(j)[k] -= sums[k];
-      }
-    }
-    products_.multiply(floats_ + at_.pairs, p_.lefts, num_pairs(p_.rank), block.pairs, p_.lefts, pairs, sums,
-                       num_pairs(p_.rank));
-    const double trace = spread(block, sums, matrix);
-    bool solved = false;
-    double ridge = kRidge * trace;
-    for (int attempt = 0; trace > 0.0 && !solved && attempt < kRidges; ++attempt, ridge *= 100) {
-      if (attempt > 0) spread(block, sums, matrix);
-      for (int64_t k = 0; k < n; ++k) matrix[k * n + k] += ridge;
-      for (int64_t j = 0; j < p_.own; ++j) {
-        const float* old = x(j) + block.first * p_.rank;
-        for (int64_t k = 0; k < n; ++k) right[j * n + k] = start_of(j)[k] + (whole ? ridge * old[k] : 0.0);
-      }
-      solved = kernels_.solve(matrix, n, right, p_.own);
-    }
-    if (trace > 0.0 && !solved) return;  // it stays as it was
-    for (int64_t j = 0; j < p_.own; ++j) {
-      float* to = x(j) + block.first * p_.rank;
-      for (int64_t k = 0; k < n; ++k) {
-        to[k] = !solved ? 0.0f : static_cast<float>(right[j * n + k] + (whole ? 0.0 : to[k]));
-      }
-    }
-  }
-
-  // The upper triangle of a block's matrix from the sums of its pairs; returns the trace.
-  double spread(const Block& block, const float* sums, double* matrix) const {
+  // The upper triangle of a block's matrix from the sums of its pairs in scratch memory; returns the trace.
+  double spread(const Block& block) {
     const int64_t n = block.size * p_.rank;
+    const float* sums = scratch_;
     double trace = 0.0;
     for (int64_t a = 0; a < block.size; ++a) {
       for (int64_t b = 0; b <= a; ++b, sums += num_pairs(p_.rank)) {
-        double* to = matrix + b * p_.rank * n + a * p_.rank;
+        double* to = matrix_ + b * p_.rank * n + a * p_.rank;
         unpack_symmetric(sums, p_.rank, to, n);
         if (a == b) {
           for (int64_t k = 0; k < p_.rank; ++k) trace += to[k * n + k];
@@ -224,37 +212,25 @@ class SliceSolver {
     return trace;
   }
 
-  void store(const float* z, int64_t i, int64_t n, float* slice, float* e_out, float* z_out) {
-    const int64_t own = p_.own * p_.rank, panel = products_.panel(), squares = p_.lefts * p_.inner * p_.inner;
-    for (int64_t a = 0; a < p_.inner; ++a) {
-      for (int64_t j = 0; j < p_.own; ++j) {
-        std::copy_n(x(j) + a * p_.rank, p_.rank, slice + (a * p_.own + j) * p_.rank);
-      }
-    }
-    float* rows = floats_ + at_.product;
-    copy_z(z, i, n, rows);
-    float* transposed = floats_ + at_.packed;  // x of all j, [own * rank] x [inner], packed
-    for (int64_t j = 0; j < p_.own; ++j) transpose_x(j, 0, p_.rank, own, transposed + j * p_.rank * panel);
-    products_.multiply(transposed, own, p_.inner, rows, own, p_.lefts * p_.before, z_out, p_.inner);
-    std::fill_n(e_out, squares, 0.0f);
-    for (int64_t j = 0; j < p_.own; ++j) {
-      for (int64_t column = 0; column < p_.rank; column += panel) {
-        const int64_t depth = std::min(panel, p_.rank - column);
-        transpose_x(j, column, depth, depth, transposed);
-        products_.multiply(transposed, depth, p_.inner, image(j, column), panel, p_.lefts * p_.inner, rows,
-                           p_.inner);
-        kernels_.add(rows, squares, e_out);
-      }
-    }
-  }
-
-  // Columns [first, first + n) of x[j], transposed, as rows of a packed matrix [depth] x [inner].
-  void transpose_x(int64_t j, int64_t first, int64_t n, int64_t depth, float* to) {
+  // e_out[m] = sum over j of x[j] E[m] x[j]^T, and z_out = sum over j of Z[j] x[j]^T.
+  void contract(const float* z, int64_t i, int64_t n, const float* x, float* e_out, float* z_out) {
     const int64_t panel = products_.panel();
-    for (int64_t a = 0; a < p_.inner; ++a) {
-      const float* from = x(j) + a * p_.rank + first;
-      float* column = to + a / panel * depth * panel + a % panel;
-      for (int64_t b = 0; b < n; ++b) column[b * panel] = from[b];
+    for (int64_t a = 0; a < p_.inner; ++a) {  // x transposed, [own * rank] x [inner], packed
+      float* column = packed_x_ + a / panel * slice() * panel + a % panel;
+      for (int64_t k = 0; k < slice(); ++k) column[k * panel] = x[a * slice() + k];
+    }
+    copy_z(z, i, n);
+    products_.multiply(packed_x_, slice(), p_.inner, scratch_, slice(), p_.lefts * p_.before, z_out,
+                       p_.inner);
+    for (int64_t m = 0; m < p_.lefts; ++m, e_out += p_.inner * p_.inner) {
+      for (int64_t column = 0; column < p_.rank; column += panel) {
+        const float* square = squares_ + (column * p_.lefts + m * panel) * p_.rank;
+        for (int64_t j = 0; j < p_.own; ++j) {
+          products_.multiply(square, p_.rank, std::min(panel, p_.rank - column), x + j * p_.rank, slice(),
+                             p_.inner, scratch_ + j * p_.rank + column, slice());
+        }
+      }
+      products_.multiply(packed_x_, slice(), p_.inner, scratch_, slice(), p_.inner, e_out, p_.inner);
     }
   }
 
@@ -264,7 +240,11 @@ class SliceSolver {
   const FitKernels& kernels_;
   Layout at_;
   AlignedBuffer memory_;
-  float* floats_;
+  float* pairs_;    // [lefts] x [num_pairs(rank)], packed
+  float* squares_;  // [lefts * rank] x [rank], packed
+  float *scratch_, *packed_z_, *packed_x_;
+  float* gradient_;  // [inner][own][rank], and behind it sums of a block
+  double* matrix_;
 };
 
 }  // namespace
