@@ -108,7 +108,7 @@ void correlate(RowCorrelation& correlation, const AnyConstArray& rows, const Any
 void read_sums(const RowCorrelation& correlation, const AnyArray& right, const AnyArray& normal) {
   const int64_t slices = correlation.slices(), rank = correlation.rank();
   const int64_t columns = correlation.columns();
-  double* right_out = shaped<double>(right, "right", {slices, columns, rank});
+  double* right_out = shaped<double>(right, "right", {slices, rank, columns});
   double* normal_out = shaped<double>(normal, "normal", {slices, num_pairs(rank)});
   std::copy_n(correlation.right(), slices * columns * rank, right_out);
   std::copy_n(correlation.normal(), slices * num_pairs(rank), normal_out);
@@ -176,7 +176,7 @@ void bind_fit(nb::module_& module) {
            "on.\n\n"
            "rows, prefixes and weights are as RowProjection.add takes them.")
       .def("sums", &read_sums, "right"_a, "normal"_a,
-           "Writes right float64 [slices, columns, R] = sum of w row L, L[(m, i)][(c', j')][b] being left "
+           "Writes right float64 [slices, R, columns] = sum of w row L, L[(m, i)][(c', j')][b] being left "
            "times\n"
            "middle, and the lower triangles of normal float64 [slices, R, R] = sum of w L L, by rows.");
   nb::class_<MiddleSolver>(

@@ -13,6 +13,17 @@ constexpr int64_t kPiecePrefixes = 256;
 constexpr int64_t kBlockRows = 8, kBlockTiles = 16;
 constexpr int64_t kNormalSlices = 12;
 
+// Adds to `own` numbers the sums of lanes that are kStep apart, or `step` where that is 0.
+template <int kStep>
+void fold(const float* lane, int64_t lanes, int64_t own, double* to, int64_t step = kStep) {
+  float sums[16] = {};
+  const int64_t width = kStep > 0 ? kStep : step;
+  for (int64_t l = 0; l < lanes; l += width) {
+    for (int64_t j = 0; j < width; ++j) sums[j] += lane[l + j];
+  }
+  for (int64_t j = 0; j < own; ++j) to[j] += sums[j];
+}
+
 }  // namespace
 
 struct RowCorrelation::Piece {
@@ -73,7 +84,7 @@ void RowCorrelation::add(const RowChunk& chunk, int64_t first_left, int64_t firs
     if (used < piece_tiles_ * tiles_.left_columns_per_tile()) {
       std::fill_n(patterns_.as<float>(), patterns_.size() / sizeof(float), 0.0f);
     }
-    share(piece.chunk.prefixes, 8,
+    share(piece.chunk.prefixes, 16,
           [&](int64_t begin, int64_t end, float* scratch) { multiply_out(piece, begin, end, scratch); });
     // A run of rows for each thread: what it reads next is known, and fetched ahead.
     const int64_t blocks = (tiles_.rows() + kBlockRows - 1) / kBlockRows, threads = pool_->num_threads();
@@ -85,14 +96,14 @@ void RowCorrelation::add(const RowChunk& chunk, int64_t first_left, int64_t firs
 }
 
 void RowCorrelation::multiply_out(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
-  const int64_t rank = cores_.rank, pairs = num_pairs(rank), slice = cores_.own * rank;
+  const int64_t rank = cores_.rank, slice = cores_.own * rank, pairs = num_pairs(rank);
   const int64_t packed = cores_.inner * products_.padded(slice);
   const int64_t per_tile = tiles_.left_columns_per_tile(), prefixes = piece.chunk.prefixes;
   float* product = scratch;  // [left_columns][rank]
   float* transposed = product + left_columns_ * rank;
   float* as_panels = transposed + left_columns_ * rank;
   float* gram = as_panels + left_columns_ * products_.padded(rank);
-  float* packed_gram = gram + rank * rank;
+  float* triangle = gram + rank * rank;
   for (int64_t x = begin; x < end; ++x) {
     const int64_t prefix = piece.first_prefix + x;
     const int64_t m = piece.first_left + prefix / piece.num_middles;
@@ -100,9 +111,7 @@ void RowCorrelation::multiply_out(const Piece& piece, int64_t begin, int64_t end
     products_.multiply(middle_.as<float>() + i * packed, cores_.inner, slice,
                        cores_.left + m * cores_.before * cores_.inner, cores_.inner, cores_.before, product,
                        slice);
-    for (int64_t c = 0; c < left_columns_; ++c) {
-      for (int64_t b = 0; b < rank; ++b) transposed[b * left_columns_ + c] = product[c * rank + b];
-    }
+    kernels_->transpose(product, rank, left_columns_, rank, transposed, left_columns_);
     for (int64_t c = 0; c < left_columns_;) {  // runs of columns in one tile
       const int64_t left = x * left_columns_ + c, tile = left / per_tile, at = left % per_tile;
       const int64_t n = std::min(per_tile - at, left_columns_ - c);
@@ -113,15 +122,14 @@ void RowCorrelation::multiply_out(const Piece& piece, int64_t begin, int64_t end
     }
     products_.pack(product, rank, left_columns_, rank, as_panels);
     products_.multiply(as_panels, left_columns_, rank, transposed, left_columns_, rank, gram, rank);
-    pack_symmetric(gram, rank, packed_gram);
+    pack_symmetric(gram, rank, triangle);
     float* to = grams_.as<float>() + x * products_.panel();
     for (int64_t first = 0; first < pairs; first += products_.panel(), to += prefixes * products_.panel()) {
-      std::copy_n(packed_gram + first, std::min(products_.panel(), pairs - first), to);
-    }
-    for (int64_t s = 0; s < slices_; ++s) {
-      weights_.as<float>()[s * prefixes + x] = piece.chunk.weights[x * slices_ + s];
+      std::copy_n(triangle + first, std::min(products_.panel(), pairs - first), to);
     }
   }
+  kernels_->transpose(piece.chunk.weights + begin * slices_, slices_, end - begin, slices_,
+                      weights_.as<float>() + begin, prefixes);
 }
 
 void RowCorrelation::correlate(const Piece& piece, int64_t begin, int64_t end, float* scratch) {
@@ -149,16 +157,18 @@ void RowCorrelation::correlate(const Piece& piece, int64_t begin, int64_t end, f
   }
 }
 
+// Adds sums [n][rank][lanes] of rows of the tiles, lanes of the same column being added up.
 void RowCorrelation::add_right(const float* sums, int64_t row, int64_t n) {
   const int64_t rank = cores_.rank, lanes = kernels_->lanes, step = tiles_.columns();
   for (int64_t end = row + n; row < end; ++row) {
     const int64_t slice = row / tiles_.parts(), first = row % tiles_.parts() * step;
-    double* to = right_.data() + (slice * columns_ + first) * rank;
-    for (int64_t b = 0; b < rank; ++b, sums += lanes) {
-      for (int64_t j = 0; j < std::min(step, columns_ - first); ++j) {
-        double sum = 0.0;
-        for (int64_t l = j; l < lanes; l += step) sum += sums[l];
-        to[j * rank + b] += sum;
+    const int64_t own = std::min(step, columns_ - first);
+    double* to = right_.data() + slice * rank * columns_ + first;
+    for (int64_t b = 0; b < rank; ++b, sums += lanes, to += columns_) {
+      if (step == 4) {  // the usual one, at a fixed length
+        fold<4>(sums, lanes, own, to);
+      } else {
+        fold<0>(sums, lanes, own, to, step);
       }
     }
   }

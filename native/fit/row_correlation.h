@@ -12,9 +12,9 @@
 namespace screc {
 
 // With L[x][c][b] the product of the cores before the last for prefix x and w the weights, slice i solves
-//   sum over b of normal[i][a][b] G[b][i][j] = right[i][j][a], for every TT rank a and column j:
+//   sum over b of normal[i][a][b] G[b][i][j] = right[i][a][j], for every TT rank a and column j:
 //   normal[i][a][b] = sum over x of w[x][i] sum over c of L[x][c][a] L[x][c][b]
-//   right[i][j][a]  = sum over x, c of w[x][i] row[x][i][c, j] L[x][c][a]
+//   right[i][a][j]  = sum over x, c of w[x][i] row[x][i][c, j] L[x][c][a]
 class RowCorrelation {
  public:
   // The cores before the last are given as two. `left` is the product of all but the last of them, float
@@ -38,7 +38,7 @@ class RowCorrelation {
   // num_middles). The result does not depend on the pool.
   void add(const RowChunk& chunk, int64_t first_left, int64_t first_middle, int64_t num_middles);
 
-  // double [slices][columns][rank] and, packed, [slices][num_pairs(rank)].
+  // double [slices][rank][columns] and, packed, [slices][num_pairs(rank)].
   const double* right() const { return right_.data(); }
   const double* normal() const { return normal_.data(); }
 

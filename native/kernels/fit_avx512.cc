@@ -6,8 +6,10 @@
 namespace screc {
 
 const FitKernels& avx512_fit_kernels() {
-  static constexpr FitKernels kTable{
-      Vec16::kLanes, scale_rows<Vec16>, fit_project<Vec16>, fit_correlate<Vec16>, add, add_double, solve};
+  static constexpr FitKernels kTable{Vec16::kLanes,      scale_rows<Vec16>,
+                                     fit_project<Vec16>, fit_correlate<Vec16>,
+                                     transpose<Vec16>,   add,
+                                     add_double,         solve};
   return kTable;
 }
 

@@ -47,10 +47,17 @@ void correlate(const float* tiles, int64_t tile_stride, int64_t num_tiles, int64
   }
 }
 
+void transpose(const float* from, int64_t from_stride, int64_t n, int64_t m, float* to, int64_t to_stride) {
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < m; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+  }
+}
+
 }  // namespace
 
 const FitKernels& scalar_fit_kernels() {
-  static constexpr FitKernels kTable{kLanes, scale_rows, project, correlate, add, add_double, solve};
+  static constexpr FitKernels kTable{kLanes,    scale_rows, project,    correlate,
+                                     transpose, add,        add_double, solve};
   return kTable;
 }
 

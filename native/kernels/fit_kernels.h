@@ -33,6 +33,10 @@ struct FitKernels {
                     const float* products, int64_t columns, int64_t rank, const float* const* ahead,
                     int64_t ahead_stride, float* out);
 
+  // to[c][r] = from[r][c] for r < n and c < m, rows being strides apart.
+  void (*transpose)(const float* from, int64_t from_stride, int64_t n, int64_t m, float* to,
+                    int64_t to_stride);
+
   // to[k] += from[k], and the same in double.
   void (*add)(const float* from, int64_t n, float* to);
   void (*add_double)(const float* from, int64_t n, double* to);

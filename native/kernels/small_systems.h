@@ -34,10 +34,25 @@ inline double dot(const double* x, const double* y, int64_t n) {
   return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
 }
 
-// Replaces the upper triangle of a, [n][n], by that of U with U^T U = a. False when a is not positive
-// definite to working precision.
+// Takes four finished rows of U off kRows rows of what is left of the matrix, from column `first` on. `u` and
+// `rows` are their first rows, n apart; f[r][q] is what of row q of u goes off row r.
+template <int kRows>
+void take_off_rows(const double* u, const double (&f)[kRows][4], int64_t first, int64_t n, double* rows) {
+  const double *u0 = u, *u1 = u + n, *u2 = u + 2 * n, *u3 = u + 3 * n;
+#pragma GCC ivdep
+  for (int64_t c = first; c < n; ++c) {
+    const double x0 = u0[c], x1 = u1[c], x2 = u2[c], x3 = u3[c];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      rows[r * n + c] -= (f[r][0] * x0 + f[r][1] * x1) + (f[r][2] * x2 + f[r][3] * x3);
+    }
+  }
+}
+
+// Replaces the upper triangle of a, [n][n], by that of U with U^T U = a; what is below is undefined. False
+// when a is not positive definite to working precision.
 inline bool factor(double* a, int64_t n) {
-  constexpr int64_t kStep = 8;
+  constexpr int64_t kStep = 4;
   for (int64_t k = 0; k < n; k += kStep) {
     const int64_t stop = k + kStep < n ? k + kStep : n;
     for (int64_t p = k; p < stop; ++p) {
@@ -50,14 +65,17 @@ inline bool factor(double* a, int64_t n) {
     }
     if (stop - k < kStep) return true;
     const double* u = a + k * n;
-    for (int64_t i = stop; i < n; ++i) {
-      double f[kStep];
-      for (int64_t q = 0; q < kStep; ++q) f[q] = u[q * n + i];
-      double* row = a + i * n;
-      for (int64_t c = i; c < n; ++c) {
-        row[c] -= ((f[0] * u[c] + f[1] * u[n + c]) + (f[2] * u[2 * n + c] + f[3] * u[3 * n + c])) +
-                  ((f[4] * u[4 * n + c] + f[5] * u[5 * n + c]) + (f[6] * u[6 * n + c] + f[7] * u[7 * n + c]));
+    int64_t i = stop;
+    for (; i + 4 <= n; i += 4) {
+      double f[4][4];
+      for (int r = 0; r < 4; ++r) {
+        for (int q = 0; q < 4; ++q) f[r][q] = u[q * n + i + r];
       }
+      take_off_rows<4>(u, f, i, n, a + i * n);
+    }
+    for (; i < n; ++i) {
+      const double f[1][4] = {{u[i], u[n + i], u[2 * n + i], u[3 * n + i]}};
+      take_off_rows<1>(u, f, i, n, a + i * n);
     }
   }
   return true;

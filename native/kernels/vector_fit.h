@@ -187,6 +187,22 @@ void fit_correlate(const float* tiles, int64_t tile_stride, int64_t num_tiles, i
   });
 }
 
+// to[c][r] = from[r][c] for rows r < n and columns c < m.
+template <typename V>
+void transpose(const float* from, int64_t from_stride, int64_t n, int64_t m, float* to, int64_t to_stride) {
+  constexpr int64_t kLanes = V::kLanes;
+  for (int64_t r = 0; r < n; r += kLanes) {
+    for (int64_t c = 0; c < m; c += kLanes) {
+      const int64_t rows = std::min(kLanes, n - r), columns = std::min(kLanes, m - c);
+      alignas(64) float block[kLanes * kLanes];
+      V::transpose(from + r * from_stride + c, from_stride, rows, columns, block, kLanes);
+      for (int64_t k = 0; k < columns; ++k) {
+        V::store_part(to + (c + k) * to_stride + r, V::load(block + k * kLanes), rows);
+      }
+    }
+  }
+}
+
 template <typename V>
 float scale_rows(const float* rows, int64_t stride, const float* weights, int64_t n, int64_t length,
                  float* out, int64_t out_stride) {

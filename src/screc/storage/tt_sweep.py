@@ -138,7 +138,7 @@ class Sweeper:
                     chunk.rows, chunk.places, chunk.weights, chunk.left, chunk.middle, chunk.middles
                 )
                 self._advance(chunk)
-        right = np.empty((slices, columns, rank))
+        right = np.empty((slices, rank, columns))
         packed = np.empty((slices, rank * (rank + 1) // 2))
         correlation.sums(right, packed)
         normal = np.empty((slices, rank, rank))
