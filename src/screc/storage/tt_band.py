@@ -200,9 +200,9 @@ class TtBand(TtRows):
         weights = runs[0] if len(runs) == 1 else np.concatenate(runs)
         if not (weights.min() >= 0 and weights.max() < np.inf):
             where = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
+            slot = slots_of(prefixes, self.slices)[where]
             raise ValueError(
-                f"weights: slot {slots_of(prefixes, self.slices)[where]} has {weights[where]}; weights must be "
-                "finite and not negative"
+                f"weights: slot {slot} has {weights[where]}; weights must be finite and not negative"
             )
         return weights
 

@@ -144,10 +144,7 @@ class Sweeper:
         normal = np.empty((slices, rank, rank))
         row, column = np.tril_indices(rank)
         normal[:, row, column] = normal[:, column, row] = packed
-        right, core = (
-            right.transpose(0, 2, 1),
-            cores[-1][..., 0].transpose(1, 0, 2),
-        )  # [slices, rank, columns]
+        core = cores[-1][..., 0].transpose(1, 0, 2)  # [slices, rank, columns], a view
         trace = np.trace(normal, axis1=1, axis2=2)
         core[trace <= 0] = 0  # nothing depends on it
         ridge = np.where(trace > 0, _RIDGE * trace, 1.0)[:, None, None] * np.eye(rank)
