@@ -45,7 +45,6 @@ RowCorrelation::RowCorrelation(const Cores& cores, int64_t slices, int64_t colum
       normal_(static_cast<size_t>(slices * num_pairs(cores.rank))) {
   const int64_t rank = cores.rank, pairs = num_pairs(rank), group = tiles_.group_prefixes();
   piece_prefixes_ = std::max<int64_t>(1, kPiecePrefixes / group) * group;
-  piece_tiles_ = piece_prefixes_ / group * tiles_.group_tiles();
   const auto floats = [](int64_t n) { return AlignedBuffer(static_cast<size_t>(n) * sizeof(float)); };
   const int64_t packed = cores.inner * products_.padded(cores.own * rank);
   middle_ = floats(cores.middles * packed);
@@ -54,7 +53,9 @@ RowCorrelation::RowCorrelation(const Cores& cores, int64_t slices, int64_t colum
     products_.pack(cores.middle + i * slice, cores.middles * slice, cores.inner, slice,
                    middle_.as<float>() + i * packed);
   }
-  patterns_ = floats(piece_tiles_ * rank * tiles_.left_columns_per_tile() + kFitSlack);
+  // What stands beside the products in a last tile that is not full is multiplied with zeros.
+  patterns_ = floats(piece_prefixes_ / group * tiles_.group_tiles() * rank * tiles_.left_columns_per_tile() +
+                     kFitSlack);
   grams_ = floats(piece_prefixes_ * products_.padded(pairs));
   weights_ = floats(piece_prefixes_ * slices);
   const int64_t for_products =
@@ -72,18 +73,17 @@ void RowCorrelation::add(const RowChunk& chunk, int64_t first_left, int64_t firs
       body(begin, end, scratch_[static_cast<size_t>(thread)].as<float>());
     });
   };
-  for (int64_t first = 0; first < chunk.prefixes; first += piece_prefixes_) {
+  // Pieces of nearly equal size, each but the last of whole groups.
+  const int64_t pieces = (chunk.prefixes + piece_prefixes_ - 1) / piece_prefixes_;
+  const int64_t group = tiles_.group_prefixes();
+  const int64_t step = ((chunk.prefixes + pieces - 1) / pieces + group - 1) / group * group;
+  for (int64_t first = 0; first < chunk.prefixes; first += step) {
     const Piece piece{{chunk.rows, chunk.numbers + first, chunk.weights + first * slices_,
-                       std::min(piece_prefixes_, chunk.prefixes - first)},
+                       std::min(step, chunk.prefixes - first)},
                       first_left,
                       first_middle,
                       num_middles,
                       first};
-    // A last tile that is not full: what it lacks is multiplied with zeros of the tile, and must be finite.
-    const int64_t used = piece.chunk.prefixes * left_columns_;
-    if (used < piece_tiles_ * tiles_.left_columns_per_tile()) {
-      std::fill_n(patterns_.as<float>(), patterns_.size() / sizeof(float), 0.0f);
-    }
     share(piece.chunk.prefixes, 16,
           [&](int64_t begin, int64_t end, float* scratch) { multiply_out(piece, begin, end, scratch); });
     // A run of rows for each thread: what it reads next is known, and fetched ahead.

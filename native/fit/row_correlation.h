@@ -55,8 +55,8 @@ class RowCorrelation {
   int64_t slices_, columns_, left_columns_;
   RowTiles tiles_;
   PanelProducts products_;
-  int64_t piece_prefixes_, piece_tiles_;
-  AlignedBuffer middle_;  // each slice packed, [inner] x [own * rank]
+  int64_t piece_prefixes_;  // at most, of a piece
+  AlignedBuffer middle_;    // each slice packed, [inner] x [own * rank]
   // Of a piece: the products transposed for each tile, their Gram matrices packed, and the weights
   // transposed.
   AlignedBuffer patterns_, grams_, weights_;

@@ -58,7 +58,7 @@ class TtRows(ABC):
         """All lefts of middles [first, stop).
 
         Raises:
-            ValueError: rows of another shape, or a weight that is negative or not finite.
+            ValueError: rows of another shape.
         """
         own, most = stop - first, self._prefixes_per_chunk
         lefts = max(1, most // own)
@@ -139,7 +139,14 @@ class TtBand(TtRows):
         """
         sums = np.zeros(self.middles)
         for left in range(self.lefts):
-            weights = self._weights_of(self._prefixes(left, left + 1, 0, self.middles))
+            prefixes = self._prefixes(left, left + 1, 0, self.middles)
+            weights = self._weights_of(prefixes)
+            if not (weights.min() >= 0 and weights.max() < np.inf):
+                where = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
+                slot = slots_of(prefixes, self.slices)[where]
+                raise ValueError(
+                    f"weights: slot {slot} has {weights[where]}; weights must be finite and not negative"
+                )
             sums += weights.reshape(self.middles, self.slices).sum(axis=1, dtype=np.float64)
         return sums
 
@@ -197,14 +204,7 @@ class TtBand(TtRows):
         starts = prefixes[np.concatenate(([0], cuts))] * self.slices
         stops = (prefixes[np.concatenate((cuts - 1, [-1]))] + 1) * self.slices
         runs = [self._weight_run(*run) for run in zip(starts.tolist(), stops.tolist(), strict=True)]
-        weights = runs[0] if len(runs) == 1 else np.concatenate(runs)
-        if not (weights.min() >= 0 and weights.max() < np.inf):
-            where = int(np.argmin(np.isfinite(weights) & (weights >= 0)))
-            slot = slots_of(prefixes, self.slices)[where]
-            raise ValueError(
-                f"weights: slot {slot} has {weights[where]}; weights must be finite and not negative"
-            )
-        return weights
+        return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
     def _weight_run(self, start: int, stop: int) -> np.ndarray:
         """Weights of slots [start, stop)."""

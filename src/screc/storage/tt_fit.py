@@ -25,10 +25,9 @@ from .tt_sweep import Energy, Sweeper, contracted_floats, truncated
 # Of the band's prefixes, those a sample holds; and the rows below which the band is its own sample.
 _SAMPLE_SHARE, _SAMPLE_ROWS = 8, 1 << 17
 _OVERSAMPLING = 8  # TT ranks beyond those wanted, at the start
-_START_SWEEPS, _SAMPLE_SWEEPS = 3, 3
-_CHUNK_BYTES = 64 << 20
-# Rows contracted with the last core that are held at once: as many as caches may hold.
-_CONTRACTED_BYTES = 64 << 20
+_START_SWEEPS, _SAMPLE_SWEEPS = 2, 2
+# Of rows between two reports of progress, and of those asked for at once at most.
+_CHUNK_BYTES, _COPIED_BYTES = 256 << 20, 16 << 20
 # Below this error what rounding leaves of the sums is no longer it; the rows are rebuilt and compared.
 _SMALL_ERROR = 1e-2
 
@@ -209,7 +208,7 @@ class _Budget:
         )
         self.chunk_bytes = _CHUNK_BYTES
         if copies:
-            self.chunk_bytes = max(min(_CHUNK_BYTES, memory_bytes // 16), 4 * dim * slices)
+            self.chunk_bytes = max(min(_COPIED_BYTES, memory_bytes // 16), 4 * dim * slices)
         fixed = (
             48 * parameters  # the cores in float64, several times over while they change gauge
             + _native.MiddleSolver.bytes(lefts, before, inner, own, rank, pool)
@@ -226,7 +225,7 @@ class _Budget:
                 f"memory_bytes: fitting this band takes at least {fixed + block_bytes + sample_bytes}, got "
                 f"{memory_bytes}"
             )
-        block = max(1, min(middles, min(_CONTRACTED_BYTES, room // 4) // block_bytes))
+        block = max(1, min(middles, room // 4 // block_bytes))
         self.contracted_floats = block * block_bytes // 4
         wanted = -(-middles // _SAMPLE_SHARE)
         wanted = max(wanted, min(middles, -(-middles * _SAMPLE_ROWS // num_rows)))
