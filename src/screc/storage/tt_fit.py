@@ -55,7 +55,7 @@ def fit_tt(
     weights: WeightSource | np.ndarray | None = None,
     memory_bytes: int = 1 << 30,
     max_sweeps: int = 6,
-    tolerance: float = 0.005,
+    tolerance: float = 0.01,
     seed: int = 0,
     pool: _native.ThreadPool | None = None,
     progress: Callable[[int, int], None] | None = None,
