@@ -160,14 +160,31 @@ class RandomTables(Sequence[np.ndarray]):
     def __getitem__(self, table: int) -> np.ndarray:  # type: ignore[override]
         """float32 [rows, dim] in huge pages; a new array at every call."""
         count = self._rows[table]
-        generator = np.random.default_rng([self._seed, table])
         out = _native.empty(count * self._dim * 4).view(np.float32).reshape(count, self._dim)
-        for begin in range(0, count, _BLOCK_ROWS):
-            part = out[begin : begin + _BLOCK_ROWS]
-            factor = self._deviation * generator.uniform(0.5, 1.0)
-            np.multiply(self._block[: len(part)], np.float32(factor), out=part)
-            part += np.float32(generator.normal(scale=self._deviation / 4))
+        for block, (factor, offset) in enumerate(self._changes(table)):
+            part = out[block * _BLOCK_ROWS : (block + 1) * _BLOCK_ROWS]
+            np.multiply(self._block[: len(part)], factor, out=part)
+            part += offset
         return out
+
+    def rows(self, table: int, ids: np.ndarray) -> np.ndarray:
+        """Rows of ids int64 [n], float32 [n, dim], without making the table."""
+        factors, offsets = np.array(self._changes(table), np.float32).T
+        out = self._block[ids % _BLOCK_ROWS]
+        out *= factors[ids // _BLOCK_ROWS, None]
+        out += offsets[ids // _BLOCK_ROWS, None]
+        return out
+
+    def _changes(self, table: int) -> list[tuple[np.float32, np.float32]]:
+        """Factor and offset of each time that the block is repeated."""
+        generator = np.random.default_rng([self._seed, table])
+        return [
+            (
+                np.float32(self._deviation * generator.uniform(0.5, 1.0)),
+                np.float32(generator.normal(scale=self._deviation / 4)),
+            )
+            for _ in range(0, self._rows[table], _BLOCK_ROWS)
+        ]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[table] for table in range(len(self)))

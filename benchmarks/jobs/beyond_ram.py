@@ -90,7 +90,7 @@ def prepare(workload: Workload, directory: Path, *, samples: int) -> None:
             system,
             dram_fraction=fraction,
             batch_size=BATCH_SIZE,
-            row_format=ROW_FORMAT,
+            row_formats=ROW_FORMAT,
             row_scale=ROW_SCALE,
             tt=False,
             dense_flops=workload.flops,

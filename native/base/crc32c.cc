@@ -100,7 +100,35 @@ __attribute__((target("sse4.2"))) std::uint32_t advance_by_instruction(std::uint
 
 #endif
 
+// The product of two polynomials over GF(2) modulo the checksum's, the coefficient of x^0 in the highest bit.
+constexpr std::uint32_t multiply(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t product = 0;
+  for (; a != 0; a <<= 1) {
+    if (a >> 31) product ^= b;
+    b = (b >> 1) ^ ((b & 1) ? kPolynomial : 0);
+  }
+  return product;
+}
+
+// Entry k is x^(8 * 2^k): multiplying by it advances a state by 2^k bytes of zeros.
+constexpr std::array<std::uint32_t, 64> make_powers() {
+  std::array<std::uint32_t, 64> powers{};
+  powers[0] = std::uint32_t{1} << (31 - 8);
+  for (std::size_t k = 1; k < powers.size(); ++k) powers[k] = multiply(powers[k - 1], powers[k - 1]);
+  return powers;
+}
+
+constexpr std::array<std::uint32_t, 64> kPowers = make_powers();
+
 }  // namespace
+
+std::uint32_t crc32c_zeros(std::uint64_t count, std::uint32_t seed) {
+  std::uint32_t state = ~seed;
+  for (std::size_t k = 0; count != 0; count >>= 1, ++k) {
+    if (count & 1) state = multiply(kPowers[k], state);
+  }
+  return ~state;
+}
 
 std::uint32_t crc32c_portable(const void* data, std::size_t size, std::uint32_t seed) {
   return ~advance_by_tables(~seed, static_cast<const unsigned char*>(data), size);

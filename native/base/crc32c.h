@@ -11,7 +11,11 @@ namespace screc {
 // one.
 std::uint32_t crc32c(const void* data, std::size_t size, std::uint32_t seed = 0);
 
-// The same by tables, on every machine; the reference for the other.
+// The checksum of `count` bytes of zeros, after bytes whose checksum is `seed`, in time that grows with the
+// logarithm of `count`: what a hole of a file is worth.
+std::uint32_t crc32c_zeros(std::uint64_t count, std::uint32_t seed = 0);
+
+// crc32c() by tables, on every machine; the reference for the other.
 std::uint32_t crc32c_portable(const void* data, std::size_t size, std::uint32_t seed = 0);
 
 }  // namespace screc

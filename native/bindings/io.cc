@@ -106,9 +106,12 @@ void bind_io(nb::module_& module) {
 
   module.def("crc32c", checksum, nb::arg("data"), nb::arg("seed") = 0,
              "CRC32C (Castagnoli) of a C-contiguous buffer. seed: the checksum of the bytes before it.");
+  module.def("crc32c_zeros", crc32c_zeros, nb::arg("count"), nb::arg("seed") = 0,
+             "CRC32C (Castagnoli) of count bytes of zeros. seed: the checksum of the bytes before them.");
   module.def(
       "crc32c_file", [](const Path& path) { return crc32c_file(path.string()); }, nb::arg("path"),
-      nb::call_guard<nb::gil_scoped_release>(), "CRC32C (Castagnoli) of a whole file. Raises OSError.");
+      nb::call_guard<nb::gil_scoped_release>(),
+      "CRC32C (Castagnoli) of a whole file; holes count as zeros and are not read. Raises OSError.");
   module.def(
       "read_into",
       [](const Path& path, std::int64_t offset, const AnyArray& out) {

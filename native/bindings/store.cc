@@ -1,8 +1,13 @@
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <filesystem>
+#include <memory>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -148,12 +153,44 @@ void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& c
   store.add_tt_band(table, views, form);
 }
 
+// None, or the written page groups as an index and the default row as the codec holds rows, uint8
+// [row_bytes].
+std::unique_ptr<const WrittenPages> written_pages(nb::handle written, nb::handle default_row,
+                                                  const RowCodec& codec) {
+  if (written.is_none() != default_row.is_none()) {
+    throw nb::value_error("written and default_row go together: give both or neither");
+  }
+  if (written.is_none()) return nullptr;
+  AnyConstArray row;
+  if (!nb::try_cast(default_row, row)) throw nb::type_error("default_row: expected an array or None");
+  const auto* bytes = checked<std::uint8_t>(row, "default_row", 1);
+  if (row.shape(0) != static_cast<std::size_t>(codec.row_bytes())) {
+    throw nb::value_error(("default_row: expected the " + std::to_string(codec.row_bytes()) +
+                           " bytes of a row, got " + std::to_string(row.shape(0)))
+                              .c_str());
+  }
+  auto pages = std::make_unique<WrittenPages>();
+  const BandIndex index = index_of(written);
+  if (const auto* bitmap = std::get_if<BitmapIndex>(&index)) {
+    pages->groups = *bitmap;
+  } else if (const auto* hash = std::get_if<HashIndex>(&index)) {
+    pages->groups = *hash;
+  } else {
+    throw nb::value_error("written: expected ('bitmap', bits, directory) or ('hash', keys, slots)");
+  }
+  pages->default_row = AlignedBuffer(row.shape(0));
+  std::memcpy(pages->default_row.data(), bytes, row.shape(0));
+  return pages;
+}
+
 void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index,
-                  const std::string& format, const SharedScale& scale) {
+                  const std::string& format, const SharedScale& scale, nb::handle written,
+                  nb::handle default_row) {
   const RowCodec codec = codec_of(format, released([&] { return store.embedding_dim(table); }), scale);
   const BandIndex form = index_of(index);
+  auto pages = written_pages(written, default_row, codec);
   nb::gil_scoped_release release;
-  store.add_ssd_band(table, path.string(), band, codec, form);
+  store.add_ssd_band(table, path.string(), band, codec, form, std::move(pages));
 }
 
 void check_out_shape(const AnyArray& out, std::int64_t rows, std::int64_t columns) {
@@ -202,17 +239,29 @@ LookupArrays checked_lookup(const RowStore& store, const AnyConstArray& ids, con
 }
 
 void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
-            const AnyArray& out) {
+            const AnyArray& out, const std::string& data_flow) {
   const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
   nb::gil_scoped_release release;
-  store.lookup(arrays.request, 0, batch_size, arrays.out, arrays.width);
+  store.lookup(arrays.request, 0, batch_size, arrays.out, arrays.width, parse_data_flow(data_flow));
 }
 
 Ticket begin(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
-             const AnyArray& out) {
+             const AnyArray& out, const std::string& data_flow) {
   const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
   nb::gil_scoped_release release;
-  return store.begin(arrays.request, 0, batch_size, arrays.out, arrays.width);
+  return store.begin(arrays.request, 0, batch_size, arrays.out, arrays.width, parse_data_flow(data_flow));
+}
+
+// (strategy, cores, split) of every table.
+using MappingEntries = std::vector<std::tuple<std::string, std::vector<int>, std::string>>;
+
+void set_mapping(RowStore& store, const MappingEntries& entries) {
+  nb::gil_scoped_release release;
+  std::vector<TableCores> mapping;
+  for (const auto& [strategy, cores, split] : entries) {
+    mapping.push_back({parse_strategy(strategy), cores, parse_split(split)});
+  }
+  store.set_mapping(mapping);
 }
 
 void bind_row_store(nb::module_& module) {
@@ -224,9 +273,11 @@ void bind_row_store(nb::module_& module) {
       .def_ro("dram_rows", &StoreStats::dram_rows, "Look-ups that ended in a band of rows in DRAM.")
       .def_ro("tt_rows", &StoreStats::tt_rows, "Look-ups that ended in a tensor-train band.")
       .def_ro("ssd_rows", &StoreStats::ssd_rows, "Look-ups that ended in a band on SSD.")
-      .def_ro(
-          "page_requests", &StoreStats::page_requests,
-          "4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.")
+      .def_ro("default_rows", &StoreStats::default_rows,
+              "Of ssd_rows, look-ups of rows whose page was never written: nothing is read for them.")
+      .def_ro("page_requests", &StoreStats::page_requests,
+              "4 KiB pages that the other look-ups on SSD needed, one by one; pages_read after each is read "
+              "once per call.")
       .def_ro("pages_read", &StoreStats::pages_read, "4 KiB pages read.")
       .def_ro("bytes_read", &StoreStats::bytes_read, "Bytes read from SSD.")
       .def_ro("cache_hits", &StoreStats::cache_hits,
@@ -238,7 +289,7 @@ void bind_row_store(nb::module_& module) {
       .def_ro("cache_bytes", &StoreStats::cache_bytes,
               "Bytes of the cache's rows and counts; at most what it was given.")
       .def_ro("dram_bytes", &StoreStats::dram_bytes,
-              "Bytes of rows, cores, indices, cache and strategies' copies in DRAM.")
+              "Bytes of rows, cores, indices, cache and the copies of strategies and of cores in DRAM.")
       .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
       .def_ro("direct_io", &StoreStats::direct_io,
               "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
@@ -287,9 +338,17 @@ void bind_row_store(nb::module_& module) {
            "copied.")
       .def("add_ssd_band", add_ssd_band, nb::arg("table"), nb::arg("path"), nb::arg("band"),
            nb::arg("index").none() = nb::none(), nb::arg("format") = "fp32", nb::arg("scale") = nb::none(),
-           nb::keep_alive<1, 5>(),
+           nb::arg("written").none() = nb::none(), nb::arg("default_row").none() = nb::none(),
+           nb::keep_alive<1, 5>(), nb::keep_alive<1, 8>(),
            "Adds a file of pages as the next band; its pages must carry this table and band number.\n"
-           "format and scale: as for add_dram_band.\n\n"
+           "format and scale: as for add_dram_band.\n"
+           "written: for a sparse band, the page groups (slot // rows a page) that were written, as "
+           "('bitmap', "
+           "bits,\n"
+           "directory) or ('hash', keys, slots); rows of all others are default_row (uint8 [row_bytes], "
+           "copied) "
+           "and\n"
+           "nothing is read for them.\n\n"
            "Raises OSError when the file is missing, has the wrong size, or its first or last page is "
            "damaged.")
       .def(
@@ -313,15 +372,32 @@ void bind_row_store(nb::module_& module) {
             return std::string(strategy_name(store.strategy(table)));
           },
           nb::arg("table"), "The table's strategy.")
+      .def("set_mapping", set_mapping, nb::arg("mapping"),
+           "Whose each table is in the asymmetric data flow: (strategy, cores, split) for every table, or [] "
+           "for no\n"
+           "such flow. cores are ascending numbers of threads; [] leaves the table to all. split, among "
+           "several cores, is\n"
+           "'columns' (of every row, strategy 'private') or 'samples'. Worker threads then stay on cores of "
+           "their own.\n"
+           "Raises ValueError naming the table and the reason.")
+      .def_prop_ro("has_mapping", &RowStore::has_mapping, nb::call_guard<nb::gil_scoped_release>(),
+                   "Whether there is an asymmetric data flow.")
       .def("gather", gather, nb::arg("table"), nb::arg("ids"), nb::arg("out"),
            "Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the "
            "table and\n"
            "OSError naming file and page for a damaged page; out is then undefined.")
-      .def("lookup", lookup, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
-           "Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out\n"
-           "(float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.")
+      .def(
+          "lookup", lookup, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
+          nb::arg("data_flow") = "symmetric",
+          "Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out\n"
+          "(float32 [B, sum of dims]). An empty bag gives zeros. data_flow: 'symmetric', where every thread "
+          "takes a\n"
+          "part of the samples, or 'asymmetric', where it takes what set_mapping gave its core; the bits are "
+          "the same.\n"
+          "Raises as gather does, and RuntimeError for 'asymmetric' without a mapping.")
       .def("begin", begin, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
-           nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(), nb::keep_alive<0, 5>(),
+           nb::arg("data_flow") = "symmetric", nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(),
+           nb::keep_alive<0, 3>(), nb::keep_alive<0, 5>(),
            "The first half of lookup: starts the reads from SSD and does all work that need not wait for "
            "them.\n"
            "ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as "

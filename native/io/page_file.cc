@@ -37,6 +37,14 @@ std::int64_t file_size(int fd, const std::string& path) {
   return status.st_size;
 }
 
+// Where the next hole (SEEK_HOLE) or data (SEEK_DATA) of a file of `size` bytes begins, from `offset` on.
+// Where the file system cannot tell, all is data.
+std::int64_t next(int fd, std::int64_t offset, std::int64_t size, int whence) {
+  const off_t found = ::lseek(fd, offset, whence);
+  if (found >= 0) return std::min<std::int64_t>(found, size);
+  return whence == SEEK_DATA && errno != ENXIO ? offset : size;
+}
+
 }  // namespace
 
 FileHandle::~FileHandle() {
@@ -69,18 +77,25 @@ void read_into(const std::string& path, std::int64_t offset, void* out, std::siz
 
 std::uint32_t crc32c_file(const std::string& path) {
   const FileHandle file = open_file(path);
-  file_size(file.fd(), path);  // refuses directories
+  const std::int64_t size = file_size(file.fd(), path);  // refuses directories
   ::posix_fadvise(file.fd(), 0, 0, POSIX_FADV_SEQUENTIAL);
   const AlignedBuffer buffer(std::size_t{1} << 20);
   std::uint32_t crc = 0;
-  for (std::int64_t offset = 0;;) {
-    const std::int64_t got =
-        read_fully(file.fd(), buffer.as<char>(), static_cast<std::int64_t>(buffer.size()), offset);
-    if (got < 0) throw IoError::from_errno("read", path, static_cast<int>(-got));
-    if (got == 0) return crc;
-    crc = crc32c(buffer.data(), static_cast<std::size_t>(got), crc);
-    offset += got;
+  std::int64_t offset = 0;
+  while (offset < size) {
+    const std::int64_t data = next(file.fd(), offset, size, SEEK_DATA);
+    crc = crc32c_zeros(static_cast<std::uint64_t>(data - offset), crc);
+    const std::int64_t hole = next(file.fd(), data, size, SEEK_HOLE);
+    for (offset = data; offset < hole;) {
+      const auto wanted = std::min(hole - offset, static_cast<std::int64_t>(buffer.size()));
+      const std::int64_t got = read_fully(file.fd(), buffer.as<char>(), wanted, offset);
+      if (got < 0) throw IoError::from_errno("read", path, static_cast<int>(-got));
+      if (got == 0) return crc;  // it was cut meanwhile
+      crc = crc32c(buffer.data(), static_cast<std::size_t>(got), crc);
+      offset += got;
+    }
   }
+  return crc;
 }
 
 PageFile::PageFile(const std::string& path) : path_(path) {

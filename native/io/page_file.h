@@ -33,7 +33,7 @@ FileHandle open_file(const std::string& path, int flags = 0);
 // Fills `out` from `offset` of the file. Throws IoError when the file ends before.
 void read_into(const std::string& path, std::int64_t offset, void* out, std::size_t size);
 
-// CRC32C of the whole file. Throws IoError.
+// CRC32C of the whole file, its holes counting as zeros without being read. Throws IoError.
 std::uint32_t crc32c_file(const std::string& path);
 
 // A file of whole 4 KiB pages, opened with O_DIRECT where the file system takes it.

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "io/page_file.h"
 #include "kernels/row_format.h"
 #include "kernels/tt_cores.h"
@@ -14,6 +15,13 @@
 #include "store/strategy.h"
 
 namespace screc {
+
+// The pages of a sparse band (docs/format.md, "Sparse tables"): those that were written, and what stands for
+// the rows of all others.
+struct WrittenPages {
+  NumberSet groups;           // page groups: slot / rows_per_page
+  AlignedBuffer default_row;  // as the band holds its rows
+};
 
 struct Band {
   enum class Kind { kDram, kTt, kSsd };
@@ -29,6 +37,15 @@ struct Band {
   std::unique_ptr<const PageFile> file = {};
   PageGeometry geometry = {};
   PageOwner owner = {};
+  std::unique_ptr<const WrittenPages> written = {};  // null: all pages were
+
+  // The row of a slot whose page was never written; null where it was.
+  const std::byte* default_row(std::int64_t slot) const {
+    if (written == nullptr) return nullptr;
+    const std::int64_t group = slot / geometry.rows_per_page;
+    const bool held = std::visit([=](const auto& set) { return set.find(group) >= 0; }, written->groups);
+    return held ? nullptr : written->default_row.as<std::byte>();
+  }
 };
 
 struct Table {

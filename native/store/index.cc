@@ -12,9 +12,9 @@ namespace {
 
 std::string number(std::int64_t value) { return std::to_string(value); }
 
-std::int64_t checked_rows_of(const IdentityIndex&, std::int64_t num_embeddings) { return num_embeddings; }
+std::int64_t checked_ids_of(const IdentityIndex&, std::int64_t num_embeddings) { return num_embeddings; }
 
-std::int64_t checked_rows_of(const BitmapIndex& index, std::int64_t num_embeddings) {
+std::int64_t checked_ids_of(const BitmapIndex& index, std::int64_t num_embeddings) {
   const std::int64_t words = (num_embeddings + 63) / 64, blocks = (words + 7) / 8;
   if (index.num_words != words || index.num_blocks != blocks + 1) {
     throw std::invalid_argument("index: a bitmap of " + number(num_embeddings) + " ids has bits [" +
@@ -40,7 +40,7 @@ std::int64_t checked_rows_of(const BitmapIndex& index, std::int64_t num_embeddin
   return rows;
 }
 
-std::int64_t checked_rows_of(const HashIndex& index, std::int64_t num_embeddings) {
+std::int64_t checked_ids_of(const HashIndex& index, std::int64_t num_embeddings) {
   const std::int64_t rows =
       index.capacity - std::count(index.keys, index.keys + index.capacity, std::int64_t{-1});
   if (rows == index.capacity) {
@@ -60,7 +60,7 @@ std::int64_t checked_rows_of(const HashIndex& index, std::int64_t num_embeddings
   return rows;
 }
 
-std::int64_t checked_rows_of(const OrderIndex& index, std::int64_t num_embeddings) {
+std::int64_t checked_ids_of(const OrderIndex& index, std::int64_t num_embeddings) {
   if (index.num_ids != num_embeddings) {
     throw std::invalid_argument("index: an order of " + number(num_embeddings) + " ids has slots [" +
                                 number(num_embeddings) + "], got [" + number(index.num_ids) + "]");
@@ -78,16 +78,51 @@ std::int64_t checked_rows_of(const OrderIndex& index, std::int64_t num_embedding
   return num_embeddings;
 }
 
+using Bounds = std::pair<std::int64_t, std::int64_t>;
+
+Bounds bounds_of(const BitmapIndex& index) {
+  const std::uint64_t* const end = index.bits + index.num_words;
+  const std::uint64_t* first = index.bits;
+  while (first != end && *first == 0) ++first;
+  if (first == end) return {-1, -1};
+  const std::uint64_t* last = end - 1;
+  while (*last == 0) --last;
+  return {64 * (first - index.bits) + std::countr_zero(*first),
+          64 * (last - index.bits) + std::bit_width(*last) - 1};
+}
+
+Bounds bounds_of(const HashIndex& index) {
+  Bounds found{-1, -1};
+  for (const std::int64_t* key = index.keys; key != index.keys + index.capacity; ++key) {
+    if (*key < 0) continue;
+    if (found.first < 0 || *key < found.first) found.first = *key;
+    found.second = std::max(found.second, *key);
+  }
+  return found;
+}
+
+std::int64_t checked_width(std::int64_t ids) {
+  if (ids > std::numeric_limits<std::uint32_t>::max()) {
+    throw std::invalid_argument("index: it holds " + number(ids) + " ids, slots are 32 bits wide");
+  }
+  return ids;
+}
+
 }  // namespace
 
 std::int64_t checked_rows(const BandIndex& index, std::int64_t num_embeddings) {
   const std::int64_t rows =
-      std::visit([&](const auto& form) { return checked_rows_of(form, num_embeddings); }, index);
+      std::visit([&](const auto& form) { return checked_ids_of(form, num_embeddings); }, index);
   if (rows == 0) throw std::invalid_argument("index: it holds no id; drop the band");
-  if (!std::holds_alternative<IdentityIndex>(index) && rows > std::numeric_limits<std::uint32_t>::max()) {
-    throw std::invalid_argument("index: it holds " + number(rows) + " ids, slots are 32 bits wide");
-  }
-  return rows;
+  return std::holds_alternative<IdentityIndex>(index) ? rows : checked_width(rows);
+}
+
+std::int64_t checked_size(const NumberSet& set, std::int64_t limit) {
+  return checked_width(std::visit([&](const auto& form) { return checked_ids_of(form, limit); }, set));
+}
+
+std::pair<std::int64_t, std::int64_t> bounds(const NumberSet& set) {
+  return std::visit([](const auto& form) { return bounds_of(form); }, set);
 }
 
 void build_hash_index(const std::int64_t* ids, const std::uint32_t* id_slots, std::int64_t n,

@@ -3,7 +3,10 @@
 
 #include <bit>
 #include <cstdint>
+#include <utility>
 #include <variant>
+
+#include "base/hash.h"
 
 namespace screc {
 
@@ -31,24 +34,13 @@ struct BitmapIndex {
   std::int64_t bytes() const { return 8 * num_words + 4 * num_blocks; }
 };
 
-// The splitmix64 finaliser.
-inline std::uint64_t hash_id(std::int64_t id) {
-  auto x = static_cast<std::uint64_t>(id);
-  x ^= x >> 30;
-  x *= 0xbf58476d1ce4e5b9u;
-  x ^= x >> 27;
-  x *= 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 struct HashIndex {
   const std::int64_t* keys;  // -1 = empty
   const std::uint32_t* slots;
   std::int64_t capacity;
 
   static std::int64_t start(std::int64_t id, std::int64_t capacity) {
-    __extension__ using Wide = unsigned __int128;
-    return static_cast<std::int64_t>((static_cast<Wide>(hash_id(id)) * static_cast<Wide>(capacity)) >> 64);
+    return hash_place(hash_id(id), capacity);
   }
 
   std::int64_t find(std::int64_t id) const {
@@ -93,6 +85,15 @@ inline bool knows_every_id(const BandIndex& index) {
 // Rows of a band with this index, in a table of `num_embeddings` rows. Refuses, with std::invalid_argument,
 // arrays that would answer a slot outside the band, or whose look-up would leave them or never end.
 std::int64_t checked_rows(const BandIndex& index, std::int64_t num_embeddings);
+
+// Which of many numbers are in a set: the forms of an index that know only some ids.
+using NumberSet = std::variant<BitmapIndex, HashIndex>;
+
+// Numbers in the set, all of them below `limit`; refuses arrays as checked_rows() does.
+std::int64_t checked_size(const NumberSet& set, std::int64_t limit);
+
+// The least and the largest number of the set; -1 and -1 where it is empty.
+std::pair<std::int64_t, std::int64_t> bounds(const NumberSet& set);
 
 // Fills `keys` and `slots` [capacity] from n (id, slot) pairs. Throws std::invalid_argument for negative or
 // repeated ids and when capacity <= n.

@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstring>
 
-#include "store/index.h"
+#include "base/hash.h"
 
 namespace screc {
 namespace {
@@ -38,10 +38,7 @@ std::int64_t LruCache::bytes() const {
   return capacity_ * (row_bytes_ + static_cast<std::int64_t>(sizeof(Node))) + num_slots_ * kSlotBytes;
 }
 
-std::int64_t LruCache::home(std::uint64_t hash) const {
-  __extension__ using Wide = unsigned __int128;
-  return static_cast<std::int64_t>((static_cast<Wide>(hash) * static_cast<Wide>(num_slots_)) >> 64);
-}
+std::int64_t LruCache::home(std::uint64_t hash) const { return hash_place(hash, num_slots_); }
 
 // The low bits of the hash, for home() takes the high ones.
 std::uint32_t LruCache::fingerprint(std::uint64_t hash) const {

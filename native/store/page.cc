@@ -39,6 +39,9 @@ std::string expected(const char* field, std::uint64_t found, std::uint64_t wante
 // Why the page is not good.
 std::string fault(const unsigned char* data, PageOwner owner, std::int64_t page, std::int64_t used) {
   const PageHeader header = header_of(data);
+  if (std::all_of(data, data + kPageBytes, [](unsigned char byte) { return byte == 0; })) {
+    return "it is all zeros, as a hole in the file reads";
+  }
   if (header.magic != kMagic) {
     return "it does not begin with the mark of a page (magic " + hexadecimal(header.magic) + ")";
   }

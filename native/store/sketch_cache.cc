@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "store/index.h"
+#include "base/hash.h"
 
 namespace screc {
 namespace {
@@ -34,9 +34,7 @@ std::int64_t SketchCache::bytes() const {
 }
 
 SketchCache::Set& SketchCache::set_of(std::uint64_t hash) const {
-  __extension__ using Wide = unsigned __int128;
-  return sets_
-      .as<Set>()[static_cast<std::uint64_t>((static_cast<Wide>(hash) * static_cast<Wide>(num_sets_)) >> 64)];
+  return sets_.as<Set>()[hash_place(hash, num_sets_)];
 }
 
 std::byte* SketchCache::row(const Set& set, int way) const {

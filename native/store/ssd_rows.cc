@@ -31,14 +31,25 @@ void SsdRows::place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, c
     arena_ = AlignedBuffer(static_cast<std::size_t>(bytes + bytes / 2));
   }
   auto* next = arena_.as<std::byte>();
+  const std::byte* row = nullptr;
+  bool stored = false;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    const PageGeometry& geometry = ssd.bands[band_of(wanted[i].key)]->geometry;
-    counts_.page_requests += geometry.pages_per_row;
+    const Band& band = *ssd.bands[band_of(wanted[i].key)];
     if (i == 0 || wanted[i].key != wanted[i - 1].key) {
-      rows_.push_back({wanted[i].key, next});
-      next += padded(geometry.row_bytes);
+      row = band.default_row(slot_of(wanted[i].key));
+      stored = row == nullptr;
+      if (stored) {
+        rows_.push_back({wanted[i].key, next});
+        row = next;
+        next += padded(band.geometry.row_bytes);
+      }
     }
-    pointers[wanted[i].position] = rows_.back().target;
+    if (stored) {
+      counts_.page_requests += band.geometry.pages_per_row;
+    } else {
+      ++counts_.default_rows;
+    }
+    pointers[wanted[i].position] = row;
   }
 }
 

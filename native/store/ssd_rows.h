@@ -35,7 +35,8 @@ struct SsdBands {
 };
 
 struct SsdCounts {
-  std::int64_t page_requests = 0;  // pages of all look-ups
+  std::int64_t default_rows = 0;   // look-ups of rows whose page was never written
+  std::int64_t page_requests = 0;  // pages of all other look-ups
   std::int64_t pages_read = 0;
   std::int64_t cache_hits = 0, cache_misses = 0;  // distinct rows
   std::int64_t cache_admissions = 0;
@@ -76,7 +77,7 @@ class SsdRows final : private PageSink {
     std::int64_t row_bytes;
   };
 
-  // Gives every distinct row a place and lists them in rows_.
+  // Gives every distinct row a place and lists those that stand in a page in rows_.
   void place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, const void** pointers);
   // Takes the rows that the cache holds out of rows_.
   void take_held(SsdBands& ssd);

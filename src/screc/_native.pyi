@@ -132,8 +132,15 @@ def crc32c(data: object, seed: int = 0) -> int:
     CRC32C (Castagnoli) of a C-contiguous buffer. seed: the checksum of the bytes before it.
     """
 
+def crc32c_zeros(count: int, seed: int = 0) -> int:
+    """
+    CRC32C (Castagnoli) of count bytes of zeros. seed: the checksum of the bytes before them.
+    """
+
 def crc32c_file(path: str | os.PathLike) -> int:
-    """CRC32C (Castagnoli) of a whole file. Raises OSError."""
+    """
+    CRC32C (Castagnoli) of a whole file; holes count as zeros and are not read. Raises OSError.
+    """
 
 def read_into(path: str | os.PathLike, offset: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
     """
@@ -197,9 +204,15 @@ class StoreStats:
         """Look-ups that ended in a band on SSD."""
 
     @property
+    def default_rows(self) -> int:
+        """
+        Of ssd_rows, look-ups of rows whose page was never written: nothing is read for them.
+        """
+
+    @property
     def page_requests(self) -> int:
         """
-        4 KiB pages that those look-ups needed, one by one; pages_read after each is read once per call.
+        4 KiB pages that the other look-ups on SSD needed, one by one; pages_read after each is read once per call.
         """
 
     @property
@@ -231,7 +244,9 @@ class StoreStats:
 
     @property
     def dram_bytes(self) -> int:
-        """Bytes of rows, cores, indices, cache and strategies' copies in DRAM."""
+        """
+        Bytes of rows, cores, indices, cache and the copies of strategies and of cores in DRAM.
+        """
 
     @property
     def io_backend(self) -> str:
@@ -297,10 +312,13 @@ class RowStore:
         Adds cores, each float32 [r_k, p_k, q_k, r_k+1] (docs/format.md), as the next band; they are copied.
         """
 
-    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None) -> None:
+    def add_ssd_band(self, table: int, path: str | os.PathLike, band: int, index: object | None = None, format: str = 'fp32', scale: tuple[float, float] | None = None, written: object | None = None, default_row: object | None = None) -> None:
         """
         Adds a file of pages as the next band; its pages must carry this table and band number.
         format and scale: as for add_dram_band.
+        written: for a sparse band, the page groups (slot // rows a page) that were written, as ('bitmap', bits,
+        directory) or ('hash', keys, slots); rows of all others are default_row (uint8 [row_bytes], copied) and
+        nothing is read for them.
 
         Raises OSError when the file is missing, has the wrong size, or its first or last page is damaged.
         """
@@ -316,19 +334,33 @@ class RowStore:
     def strategy(self, table: int) -> str:
         """The table's strategy."""
 
+    def set_mapping(self, mapping: Sequence[tuple[str, Sequence[int], str]]) -> None:
+        """
+        Whose each table is in the asymmetric data flow: (strategy, cores, split) for every table, or [] for no
+        such flow. cores are ascending numbers of threads; [] leaves the table to all. split, among several cores, is
+        'columns' (of every row, strategy 'private') or 'samples'. Worker threads then stay on cores of their own.
+        Raises ValueError naming the table and the reason.
+        """
+
+    @property
+    def has_mapping(self) -> bool:
+        """Whether there is an asymmetric data flow."""
+
     def gather(self, table: int, ids: Annotated[NDArray, dict(device='cpu', writable=False)], out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """
         Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the table and
         OSError naming file and page for a damaged page; out is then undefined.
         """
 
-    def lookup(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
+    def lookup(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')], data_flow: str = 'symmetric') -> None:
         """
         Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out
-        (float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.
+        (float32 [B, sum of dims]). An empty bag gives zeros. data_flow: 'symmetric', where every thread takes a
+        part of the samples, or 'asymmetric', where it takes what set_mapping gave its core; the bits are the same.
+        Raises as gather does, and RuntimeError for 'asymmetric' without a mapping.
         """
 
-    def begin(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')]) -> Ticket:
+    def begin(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, out: Annotated[NDArray, dict(device='cpu')], data_flow: str = 'symmetric') -> Ticket:
         """
         The first half of lookup: starts the reads from SSD and does all work that need not wait for them.
         ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as lookup
@@ -425,6 +457,16 @@ class Engine:
     def roles(self) -> tuple[int, int]:
         """(memory, compute) threads; (0, 0) when every thread does both."""
 
+    @property
+    def data_flow(self) -> str:
+        """
+        'symmetric', or 'asymmetric': each thread looks up what the store's mapping gives its core. RuntimeError
+        without a mapping, and while batches are submitted and not collected.
+        """
+
+    @data_flow.setter
+    def data_flow(self, arg: str, /) -> None: ...
+
     def layer_inputs(self, dense: Annotated[NDArray, dict(device='cpu', writable=False)], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], layer: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
         """
         Writes the inputs of one layer, bottom layers counted first, to out float32 [B, in].
@@ -439,3 +481,132 @@ class Engine:
     @property
     def num_threads(self) -> int:
         """Threads that work on one call, the caller included."""
+
+class RankedRows:
+    """What a RowCounter counted; see screc.statistics.counting."""
+
+    @property
+    def ids(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """int64 [ranked], by descending count, then ascending."""
+
+    @property
+    def counts(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """int64 [ranked], look-ups, or at least so many."""
+
+    @property
+    def errors(self) -> Annotated[NDArray[numpy.uint32], dict(shape=(None,), writable=False)]:
+        """
+        uint32 [ranked], how many more they may be; empty where all counts are exact.
+        """
+
+    @property
+    def unranked_bound(self) -> int:
+        """No other row was looked up more often."""
+
+    @property
+    def sample_level(self) -> int:
+        """Each row was in the sample with probability 2^-level."""
+
+    @property
+    def unranked_sample(self) -> Annotated[NDArray[numpy.int64], dict(shape=(None,), writable=False)]:
+        """
+        int64 [n], exact counts of the rows in the sample that are not among ids.
+        """
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows in the sample."""
+
+    @property
+    def sample_singletons(self) -> int:
+        """Of these, rows looked up once."""
+
+class RowCounter:
+    """
+    Counts the look-ups of one table in at most max_bytes: exactly while they suffice, then
+    with stated bounds. `table` is for messages.
+    """
+
+    def __init__(self, table: str, num_embeddings: int, max_bytes: int) -> None: ...
+
+    def add(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)]) -> None:
+        """
+        Counts ids, int64 [n]; ValueError, and none counted, where one is outside.
+        """
+
+    def finish(self) -> RankedRows:
+        """Ends counting, frees the counters and returns what they hold."""
+
+    @property
+    def num_lookups(self) -> int:
+        """Ids counted."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether all counts so far are exact."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the counters now."""
+
+def count_batch(counters: Sequence[RowCounter], ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None,))]:
+    """
+    Adds the bags of a batch (see screc.data.Batch) to one counter per table.
+
+    Returns int64 [tables]: samples whose bag is not empty.
+    """
+
+def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
+    """
+    Different rows of every table in each whole window of `window` samples of a batch.
+
+    Returns int64 [tables, batch_size // window].
+    """
+
+class HotSketch:
+    """
+    Finds the hot ids of a stream of scored ids and lends each a row (CAFE, section 3).
+    """
+
+    def __init__(self, num_buckets: int, num_rows: int, threshold: float) -> None: ...
+
+    def query(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], rows: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
+        """Writes the row lent to each id, or -1, into rows, int32 [n]."""
+
+    def insert(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], scores: Annotated[NDArray, dict(device='cpu', writable=False)], pool: ThreadPool | None = None) -> tuple:
+        """
+        Adds float32 scores to ids, in order. Returns ids and rows, int32, of those that were lent one.
+        """
+
+    def decay(self, factor: float) -> tuple:
+        """
+        Multiplies all scores. Returns ids and rows of those that fell below the threshold.
+        """
+
+    def retune(self) -> tuple:
+        """
+        Raises the threshold to the score of the last id that there is a row for, where more than 1.05 times as
+        many have reached it. Returns ids and rows of those that fell below it.
+        """
+
+    def state(self) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
+        """A copy of the buckets, uint8 [64 * num_buckets]."""
+
+    def restore(self, state: Annotated[NDArray, dict(device='cpu', writable=False)], threshold: float) -> None:
+        """Takes over what state() gave."""
+
+    @property
+    def threshold(self) -> float:
+        """Score from which on an id is lent a row."""
+
+    @property
+    def num_lent(self) -> int:
+        """Rows that are lent."""
+
+    @property
+    def num_buckets(self) -> int:
+        """Buckets of four ids, 64 bytes each."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the pool."""

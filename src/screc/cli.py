@@ -71,14 +71,16 @@ class PageOrdering(StrEnum):
     CO_ACCESS = "co-access"
 
 
-class RowFormat(StrEnum):
-    """How rows are held in DRAM and on SSD."""
+class Method(StrEnum):
+    """Whose plan: the program's, or that of a planner of the literature to compare it with."""
 
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    INT4 = "int4"
+    MIP = "mip"
+    GREEDY_SIZE = "greedy-size"
+    GREEDY_LOOKUPS = "greedy-lookups"
+    RECSHARD = "recshard"
+    THREE_TIER = "three-tier"
+    TT_ONLY = "tt-only"
+    LRU = "lru"
 
 
 class RowScale(StrEnum):
@@ -97,7 +99,10 @@ class Optimizer(StrEnum):
 
 
 Data = Annotated[
-    str, typer.Option(help="criteo:FILE, avazu:FILE, parquet:FILE or synthetic:rows=...,seed=...,scale=...")
+    str,
+    typer.Option(
+        help="criteo:FILE, avazu:FILE, parquet:FILE, synthetic:rows=...,scale=... or meta-reuse:rows=..."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Threads = Annotated[int, typer.Option(help="Threads; 0 = every core.")]
@@ -163,15 +168,6 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(width) for width in text.split(",") if width.strip())
     except ValueError:
         raise typer.BadParameter(f"'{text}' is not a list of widths such as 512,256,64") from None
-
-
-def _roles(text: str) -> tuple[int, int] | None:
-    if text == "mixed":
-        return None
-    memory, plus, compute = text.partition("+")
-    if not (plus and memory.isdigit() and compute.isdigit()):
-        raise typer.BadParameter(f"'{text}' is not 'mixed' or two numbers of threads such as 1+1")
-    return int(memory), int(compute)
 
 
 @app.command()
@@ -314,30 +310,82 @@ def profile(
     out: Annotated[Path, typer.Option(help="Where to write the statistics.")],
     model: Annotated[Path | None, typer.Option(help="Checkpoint whose encoder to use.")] = None,
     limit: Annotated[int | None, typer.Option(help="Count the first samples only.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the access curves (.svg or .png).")] = None,
+    memory: Annotated[
+        str, typer.Option(help="Most memory for counting; rows that do not fit are estimated.")
+    ] = "2GB",
+    drift_from: Annotated[
+        Path | None, typer.Option(help="Statistics of an earlier log, to show what changed since.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw what was counted (.svg or .png).")] = None,
     on_error: BadLines = OnError.RAISE,
     as_json: Json = False,
 ) -> None:
     """Count how often each row of each table is looked up."""
-    from screc.statistics import AccessStatistics, plot_statistics, statistics_summary
+    from screc.planning import parse_bytes
+    from screc.statistics import AccessStatistics, drift_summary, measure_drift, plot_statistics
+    from screc.statistics import statistics_summary as summary
     from screc.storage import Checkpoint
 
     console = _console(as_json)
+    earlier = AccessStatistics.load(drift_from) if drift_from else None
     log = _open(data, Checkpoint.open(model).assets if model else None, on_error)
+    if earlier:
+        earlier.check_tables([(table.name, table.num_embeddings) for table in log.tables])
     with _progress(console, "counting") as report:
-        counted = AccessStatistics.collect(log, limit=limit, progress=report)
+        counted = AccessStatistics.collect(
+            log, limit=limit, memory_limit=parse_bytes(memory), progress=report
+        )
+    drift = measure_drift(earlier, counted) if earlier else ()
     counted.save(out)
     if plot:
-        plot_statistics(counted, plot)
-    statistics_summary(counted, console)
+        plot_statistics(counted, plot, drift=drift)
+    summary(counted, console)
+    if drift:
+        drift_summary(drift, console)
     console.print(f"written: {out}")
-    _finish(as_json, counted.to_dict())
+    _finish(as_json, counted.to_dict() | {"drift": [asdict(one) for one in drift]})
+
+
+@app.command()
+def sensitivity(
+    model: Annotated[Path, typer.Argument(help="Checkpoint with whole tables.")],
+    data: Annotated[str, typer.Option(help="Labelled log other than the training data.")],
+    statistics: Annotated[Path, typer.Option(help="Statistics from `screc profile`: the rows' ranks.")],
+    out: Annotated[Path, typer.Option(help="Where to write the sensitivity.")] = Path("sensitivity.json"),
+    samples: Annotated[int, typer.Option(help="Samples of the log to measure on.")] = 100_000,
+    tt_ranks: Annotated[str, typer.Option(help="TT ranks to measure; empty for none.")] = "8,16,32,64",
+    plans: Annotated[int, typer.Option(help="Random plans to check that losses add up.")] = 16,
+    plot: Annotated[Path | None, typer.Option(help="Draw what each format costs (.svg or .png).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each table loses in each format; Ctrl-C keeps what is done, the same command goes on."""
+    from screc.planning import plot_sensitivity, sensitivity_summary
+    from screc.serving import SensitivityConfig, measure_sensitivity
+    from screc.statistics import AccessStatistics
+    from screc.storage import Checkpoint
+
+    console = _console(as_json)
+    counted = AccessStatistics.load(statistics)
+    checkpoint = Checkpoint.open(model)
+    config = SensitivityConfig(samples=samples, tt_ranks=_widths(tt_ranks), plans=plans)
+    log = _open(data, checkpoint.assets, OnError.RAISE)
+    with _progress(console, "measuring") as report:
+        kept = out.with_name(out.name + ".part")
+        found = measure_sensitivity(checkpoint, log, counted, config, keep=kept, progress=report)
+    found.save(out)
+    if plot:
+        plot_sensitivity(found, plot)
+    sensitivity_summary(found, console)
+    console.print(f"written: {out}")
+    _finish(as_json, found.to_dict())
 
 
 @app.command()
 def plan(
-    statistics: Annotated[Path, typer.Option(help="Statistics from `screc profile`.")],
-    dram: Annotated[str, typer.Option(help="DRAM budget for rows: bytes (500MB) or a share (10%).")],
+    statistics: Annotated[Path | None, typer.Option(help="Statistics from `screc profile`.")] = None,
+    dram: Annotated[
+        str | None, typer.Option(help="DRAM budget for rows: bytes (500MB) or a share (10%).")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the plan.")] = Path("plan.json"),
     model: Annotated[
         Path | None, typer.Option(help="Checkpoint: gives the dimension and the MLPs' work.")
@@ -355,61 +403,105 @@ def plan(
     roles: Annotated[
         str, typer.Option(help="Threads that look up and that compute when serving, as 1+1, or mixed.")
     ] = "mixed",
-    row_format: Annotated[
-        RowFormat, typer.Option(help="Format of the rows in DRAM and on SSD; packing reports what it loses.")
-    ] = RowFormat.FP32,
+    formats: Annotated[
+        str, typer.Option(help="Formats that bands of rows may have: fp32, fp16, bf16, int8, int4.")
+    ] = "fp32",
     row_scale: Annotated[
         RowScale,
         typer.Option(help="A scale for each int8 or int4 row, or one that all rows of a band share."),
     ] = RowScale.ROW,
+    method: Annotated[
+        Method, typer.Option(help="mip, or to compare it with: a planner of the literature.")
+    ] = Method.MIP,
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
     ] = None,
+    read: Annotated[Path | None, typer.Option(help="Show this plan; make none.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(help="A table: its bands, and what it could have become instead.")
+    ] = None,
+    what_if: Annotated[
+        list[str] | None, typer.Option(help="Plan again with OPTION=VALUE (dram=32GB), and compare.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two plans to show side by side; none is made.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Choose a place for every row: DRAM, tensor train or SSD."""
-    from screc.planning import SystemSpec, make_plan, parse_bytes, plan_summary, plot_plan
+    from screc.planning import (
+        Plan,
+        PlanRequest,
+        SystemSpec,
+        compare_plans,
+        comparison_summary,
+        plan_summary,
+        plot_plan,
+        table_alternatives,
+        table_summary,
+    )
     from screc.planning import probe as measure
     from screc.statistics import AccessStatistics
     from screc.storage import Checkpoint
 
     console = _console(as_json)
-    counted = AccessStatistics.load(statistics)
-    checkpoint = Checkpoint.open(model) if model else None
-    width = checkpoint.model["embedding_dim"] if checkpoint else dim
-    if system:
-        host = SystemSpec.load(system)
+    if compare:
+        comparison = compare_plans(Plan.load(compare[0]), Plan.load(compare[1]))
+        comparison_summary(comparison, (compare[0].name, compare[1].name), console)
+        return _finish(as_json, comparison)
+    counted = AccessStatistics.load(statistics) if statistics else None
+    if read:
+        if what_if:
+            raise typer.BadParameter("--what-if plans again: give the options that the plan was made with")
+        made, request, host = Plan.load(read), None, None
     else:
-        with _progress(console, "probing") as report:
-            host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
-    whole = sum(table.num_embeddings for table in counted.tables) * width * 4
-    with console.status("planning"):
-        made = make_plan(
+        if counted is None or dram is None:
+            raise typer.BadParameter("a plan is made from --statistics and --dram; --read shows one")
+        checkpoint = Checkpoint.open(model) if model else None
+        request = PlanRequest.of(
             counted,
-            width,
-            host,
-            dram_bytes=parse_bytes(dram, whole=whole),
-            batch_size=batch_size,
-            tt_ranks=_widths(tt_ranks),
-            max_tt_share=max_tt_share,
-            ssd=ssd,
-            tt=tt,
-            dense_flops=2 * sum(w.size for w in checkpoint.dense().values() if w.ndim == 2)
-            if checkpoint
-            else 0,
-            row_cache_bytes=parse_bytes(row_cache, whole=whole),
-            roles=_roles(roles),
-            row_format=row_format.value,
-            row_scale=row_scale.value,
-            time_limit=time_limit,
+            dim=checkpoint.model["embedding_dim"] if checkpoint else dim,
+            weights=list(checkpoint.dense().values()) if checkpoint else (),
+            method=method.value,
+            options={
+                "dram": dram,
+                "batch-size": str(batch_size),
+                "tt-ranks": tt_ranks,
+                "max-tt-share": str(max_tt_share),
+                "tt": "yes" if tt else "no",
+                "ssd": "yes" if ssd else "no",
+                "row-cache": row_cache,
+                "roles": roles,
+                "formats": formats,
+                "row-scale": row_scale.value,
+                "time-limit": str(time_limit),
+            },
         )
-    made.save(out)
+        if system:
+            host = SystemSpec.load(system)
+        else:
+            with _progress(console, "probing") as report:
+                host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
+        with console.status("planning"):
+            made = request.plan(host)
+        made.save(out)
     if plot:
         plot_plan(made, plot)
+    if explain:
+        others = table_alternatives(made, explain, counted) if counted else []
+        table_summary(made, explain, console, others)
+        return _finish(as_json, {"table": explain, "alternatives": [one.to_dict() for one in others]})
     plan_summary(made, console)
-    console.print(f"written: {out}")
-    _finish(as_json, made.to_dict())
+    if not read:
+        console.print(f"written: {out}")
+    if what_if and request and host:
+        with console.status("planning"):
+            other = request.changed(what_if).plan(host)
+        comparison = compare_plans(made, other)
+        comparison_summary(comparison, ("planned", ", ".join(what_if)), console)
+        return _finish(as_json, {"plan": made.to_dict(), "what_if": comparison.to_dict()})
+    return _finish(as_json, made.to_dict())
 
 
 @app.command()
@@ -492,10 +584,13 @@ def pack(
                 f"{measured['samples_per_s']:,.0f} samples/s"
             )
         console.print(f"dense layers in {result.precision['precision']}")
+    holes = result.written_bytes < result.ssd_bytes
     console.print(
         f"{out}: {format_bytes(result.dram_bytes)} in DRAM (of it tensor trains "
         f"{format_bytes(result.tt_bytes)}, indices {format_bytes(result.index_bytes)}), "
-        f"{format_bytes(result.ssd_bytes)} on SSD, {result.seconds:.1f} s"
+        f"{format_bytes(result.ssd_bytes)} on SSD"
+        + (f" ({format_bytes(result.written_bytes)} written, the rest holes)" if holes else "")
+        + f", {result.seconds:.1f} s"
     )
     _finish(as_json, asdict(result) | {"page_reads": [asdict(one) for one in orders.reads] if orders else []})
 
@@ -562,7 +657,9 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure an artifact's speed on this host."""
+    from screc.planning import planned_rate
     from screc.serving import Engine, choose_roles, counters, measure
+    from screc.storage import Artifact
 
     console = _console(as_json)
     engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
@@ -571,8 +668,13 @@ def bench(
     sizes = _widths(batch_sizes)
     if not sizes:
         raise typer.BadParameter("--batch-sizes needs at least one number, such as 1,1024")
+    predicted = planned_rate(Artifact.open(artifact).plan)
+    if predicted and predicted.batch_size not in sizes:
+        sizes = (*sizes, predicted.batch_size)
+    measured = {}
     for size in sizes:
         result = measure(engine, log, batch_size=size, seconds=seconds)
+        measured[size] = result.samples_per_s
         results.append(asdict(result))
         console.print(
             f"B={size}: {result.median_ms:.3f} ms (p99 {result.p99_ms:.3f}), "
@@ -582,9 +684,18 @@ def bench(
     roles = {str(way): rate for way, rate in choose_roles(engine, log, batch_size=max(sizes)).items()}
     for way, rate in roles.items():
         console.print(f"stream of B={max(sizes)}, roles {way}: {rate:,.0f} samples/s")
+    against = None
+    if predicted:
+        rate = measured[predicted.batch_size]
+        against = {**asdict(predicted), "measured_samples_per_s": rate}
+        console.print(
+            f"The plan predicted {predicted.samples_per_s:,.0f} samples/s at B={predicted.batch_size} "
+            f"({rate / predicted.samples_per_s:.2f}x measured)"
+        )
     _finish(
         as_json,
         {
+            "predicted": against,
             "isa": engine.isa,
             "threads": engine.num_threads,
             "results": results,

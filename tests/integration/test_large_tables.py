@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from screc import _native
@@ -14,7 +16,19 @@ from screc.data import Batch, TableSpec
 from screc.models import DLRM, DlrmConfig
 from screc.serving import Engine, score
 from screc.statistics import AccessStatistics
-from screc.storage import Band, PageGeometry, RowStore, TableLayout, TensorFile, TtShape, pack, write_arrays
+from screc.storage import (
+    Band,
+    PageGeometry,
+    RowStore,
+    StoredTable,
+    TableLayout,
+    TensorFile,
+    TtShape,
+    pack,
+    verify,
+    write_arrays,
+    write_checkpoint,
+)
 from screc.storage.artifact import (
     DENSE_FILE,
     FORMAT,
@@ -183,3 +197,69 @@ def test_a_tensor_train_from_training_to_prediction(tmp_path: Path) -> None:
     with torch.inference_mode():
         unseen = torch.sigmoid(model(*batch_tensors(batch))).numpy()
     np.testing.assert_allclose(engine.predict(batch), unseen, atol=1e-5)
+
+
+def test_a_sparse_table_beyond_32_bits_of_rows_and_40_of_bytes(tmp_path: Path) -> None:
+    """6 billion rows in a file of 1.6 TB, of which pages on both sides of every power of two are written."""
+    rows = 6_000_000_000
+    layout = TableLayout(
+        table="t",
+        num_embeddings=rows,
+        embedding_dim=DIM,
+        bands=(
+            Band(start=0, stop=3, format="fp32", memory="dram"),
+            Band(start=3, stop=rows, format="fp32", memory="ssd"),
+        ),
+    )
+    geometry = PageGeometry.of(4 * DIM)
+    assert geometry.file_bytes(rows) > 2**40
+    powers = [2**31, 2**32, 2**31 // DIM, 2**32 // DIM, 2**40 // 4096 * geometry.rows_per_page]
+    edges = np.array([0, rows - 1, *(power + near for power in powers for near in (-1, 0, 1))])
+    known = np.unique(np.concatenate((edges, np.random.default_rng(0).integers(0, rows, 2000))))
+    hot = known[[5, 500, 1500]]
+    tensors = {
+        "band.0.ids": known,
+        "band.0.rows": far_rows(known),
+        "band.0.default": np.full(DIM, -1, np.float32),
+    }
+    model = {"name": "dlrm", "num_dense": 0, "embedding_dim": DIM, "bottom_mlp": [], "top_mlp": [1]}
+    weight = np.linspace(-0.01, 0.01, DIM, dtype=np.float32)[None]
+    write_checkpoint(
+        tmp_path / "model",
+        model=model | {"interaction": "cat"},
+        tables=[StoredTable(TableLayout.dense("t", rows, DIM), "sum", len(known))],
+        dense={"top.0.weight": weight, "top.0.bias": np.zeros(1, np.float32)},
+        table_tensors=lambda _: tensors,
+        training={},
+    )
+
+    class Ranks:
+        name, num_embeddings, tables = "t", rows, ()
+
+        def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
+            return hot[start:stop]
+
+    Ranks.tables = (Ranks(),)
+    plan = SimpleNamespace(layouts=[layout], to_dict=dict)
+    report = pack(tmp_path / "model", Ranks(), plan, tmp_path / "artifact")
+    assert report.ssd_bytes == geometry.file_bytes(rows)
+    assert (tmp_path / "artifact" / pages_file(0, 1)).stat().st_blocks * 512 < 10 * 2**20
+    verified = verify(tmp_path / "artifact")
+    assert verified.ok, verified.damages
+    assert (verified.pages + verified.holes) * 4096 == report.ssd_bytes
+
+    store = RowStore.open(tmp_path / "artifact", threads=2, cache_bytes=1 << 20)
+    unknown = np.setdiff1d(np.concatenate((known + 1, known - 1, known ^ 2**32, known ^ 2**30)) % rows, known)
+    for _ in range(3):  # from the drive, then from the cache
+        np.testing.assert_array_equal(store.gather("t", known), far_rows(known))
+        np.testing.assert_array_equal(
+            store.gather("t", unknown), np.full((len(unknown), DIM), -1, np.float32)
+        )
+    assert store.stats().cache_hits > 0
+    with pytest.raises(ValueError, match=f"ids\\[0\\] is {rows}, outside table 0 of {rows} rows"):
+        store.gather("t", np.array([rows]))
+
+    engine = Engine.open(tmp_path / "artifact", threads=2)
+    batch = Batch(np.empty((len(known), 0), np.float32), known, np.arange(len(known) + 1))
+    logits = far_rows(known).astype(np.float64) @ weight[0]
+    np.testing.assert_allclose(engine.predict(batch), 1 / (1 + np.exp(-logits)), atol=1e-5)

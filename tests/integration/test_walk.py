@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from screc.data import open_log
-from screc.planning import Plan, reference_system
+from screc.planning import BASELINES, Plan, reference_system
 from screc.training import load_model, predict
 
 TRAIN = "synthetic:rows=40000,seed=3,scale=0.01"
@@ -95,6 +95,49 @@ def test_verify_and_bench_accept_the_artifact(walk: Path, screc: Callable[..., d
 def test_pictures_are_drawn(walk: Path) -> None:
     for name in ("access.svg", "plan.svg"):
         assert (walk / name).read_text().lstrip().startswith("<?xml")
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_plans_of_the_literature_are_packed_and_served(
+    walk: Path, screc: Callable[..., dict[str, Any]], tmp_path: Path, method: str
+) -> None:
+    screc(
+        *("plan", "--statistics", walk / "statistics", "--model", walk / "full", "--dram", "20%"),
+        *("--system", walk / "system.json", "--method", method, "--out", tmp_path / "plan.json"),
+    )
+    plan = Plan.load(tmp_path / "plan.json")
+    screc(
+        *("pack", walk / "full", "--plan", tmp_path / "plan.json", "--statistics", walk / "statistics"),
+        *("--out", tmp_path / "packed"),
+    )
+    log = "synthetic:rows=5000,seed=3,scale=0.01,first=40000"
+    report = screc("predict", tmp_path / "packed", "--data", log, "--out", tmp_path / "out.npy")
+    store = report["store"]
+    assert store["lookups"] == 5000 * 26
+    held = sum(layout.dram_bytes for layout in plan.layouts) + store["cache_bytes"]
+    assert store["dram_bytes"] == held <= plan.budget.dram_bytes
+    assert (store["cache_hits"] > 0) == (method == "lru")
+    ours = np.load(tmp_path / "out.npy")
+    theirs = predict(load_model(walk / "full"), open_log(log))
+    trains = any(band.tt is not None for layout in plan.layouts for band in layout.bands)
+    assert trains == (method in ("three-tier", "tt-only"))
+    assert trains or np.abs(ours - theirs).max() <= TOLERANCE
+
+
+def test_a_plan_of_the_literature_has_no_options_of_the_program(walk: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "screc.cli", "plan", "--statistics", str(walk / "statistics")]
+    command += ["--dram", "20%", "--system", str(walk / "system.json"), "--method", "recshard"]
+    for option, value, words in (
+        ("--row-cache", "1MB", "--row-cache is not for --method recshard"),
+        ("--roles", "1+1", "--roles is not for --method recshard"),
+        ("--formats", "fp32,int8", "row_format must be one of fp32, fp16, bf16, int8, int4, got 'fp32,int8'"),
+    ):
+        result = subprocess.run(
+            [*command, option, value], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert result.returncode in (1, 2)
+        assert words in result.stderr
+        assert not list(tmp_path.iterdir())
 
 
 def test_packing_another_plan_than_the_trained_one_is_refused(walk: Path, screc: Callable[..., Any]) -> None:

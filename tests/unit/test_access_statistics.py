@@ -14,7 +14,6 @@ from planning_samples import KAGGLE_ROWS, zipf_statistics
 
 from screc.data.batch import Batch
 from screc.statistics import AccessCurve, AccessStatistics, TableStatistics, plot_statistics
-from screc.statistics.counting import DenseCounter, SparseCounter, make_counter
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,35 @@ def test_collect_equals_naive_counting(log: Log, batch_size: int, limit: int | N
         assert table.coverage == (table.num_nonempty / len(bags) if bags else 0)
 
 
+def test_different_rows_per_batch_equal_naive_counting() -> None:
+    random = np.random.default_rng(0)
+    bags = [[random.integers(0, 30, random.integers(0, 4)).tolist(), [7]] for _ in range(1000)]
+    log = Log((Spec("a", 30), Spec("b", 9)), bags)
+    first, second = AccessStatistics.collect(log, batch_size=300).tables
+    # The batches read have 300, 300, 300 and 100 samples: four windows of 64 in each of three, and one.
+    starts = [(64, [0, 64, 128, 192, 300, 364, 428, 492, 600, 664, 728, 792, 900]), (256, [0, 300, 600])]
+    assert [(one.batch_size, one.batches) for one in first.distinct] == [(64, 13), (256, 3)]
+    for one, (size, windows) in zip(first.distinct, starts, strict=True):
+        lookups = [[i for bag in bags[start : start + size] for i in bag[0]] for start in windows]
+        assert one.lookups == np.mean([len(window) for window in lookups])
+        assert one.rows == np.mean([len(set(window)) for window in lookups])
+        assert one.share == one.rows / one.lookups
+    assert [one.share for one in second.distinct] == [1 / 64, 1 / 256]
+    empty = AccessStatistics.collect(Log((Spec("t", 5),), [[[]]] * 64)).tables[0].distinct
+    assert [(one.batch_size, one.lookups, one.rows, one.share) for one in empty] == [(64, 0, 0, 1)]
+    assert AccessStatistics.collect(Log((Spec("t", 5),), [[[1]]] * 63)).tables[0].distinct == ()
+
+
+def test_a_long_log_is_measured_here_and_there() -> None:
+    """The i-th batch of 64 samples looks up i different rows: the mean tells which were measured."""
+    bags = [[[sample % (1 + sample // 64)]] for sample in range(64 * 100)]
+    (table,) = AccessStatistics.collect(Log((Spec("t", 100),), bags), batch_size=64).tables
+    (one,) = table.distinct
+    # Every second batch once there are 32, every fourth once there are 32 of these.
+    assert one.batches == 25
+    assert one.rows == np.mean([min(64, 1 + batch) for batch in range(0, 100, 4)])
+
+
 def test_limit_reads_no_further_and_progress_tells_the_end() -> None:
     log = Log((Spec("t", 5),), [[[0]]] * 10)
     told: list[tuple[int, int | None]] = []
@@ -95,30 +123,6 @@ def test_collect_refuses_wrong_input() -> None:
         AccessStatistics.collect(log, batch_size=0)
     with pytest.raises(ValueError, match="limit must not be negative, got -1"):
         AccessStatistics.collect(log, limit=-1)
-
-
-@given(
-    chunks=st.lists(st.lists(st.integers(0, 200), max_size=30), max_size=12),
-    buffered=st.integers(1, 50),
-)
-@settings(max_examples=60, deadline=None)
-def test_sparse_counter_equals_dense(chunks: list[list[int]], buffered: int) -> None:
-    sparse, dense = SparseCounter("t", 201, buffered_ids=buffered), DenseCounter("t", 201)
-    for chunk in chunks:
-        for counter in (sparse, dense):
-            counter.add(np.array(chunk, dtype=np.int64))
-    for ours, theirs in zip(sparse.result(), dense.result(), strict=True):
-        assert ours.dtype == np.int64
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_giant_tables_are_counted_sparsely() -> None:
-    counter = make_counter("giant", 10**12)
-    counter.add(np.array([10**12 - 1, 3, 3], dtype=np.int64))
-    ids, counts = counter.result()
-    assert (ids.tolist(), counts.tolist()) == ([3, 10**12 - 1], [2, 1])
-    with pytest.raises(ValueError, match="table giant: id -1 is out of range"):
-        counter.add(np.array([-1]))
 
 
 counted = st.tuples(
@@ -284,8 +288,8 @@ def test_damaged_files_are_refused(tmp_path) -> None:
     path.write_bytes(data.replace(b"screc-statistics", b"screc-statistiks"))
     with pytest.raises(ValueError, match=r"day\.stats: not access statistics"):
         AccessStatistics.load(path)
-    path.write_bytes(data.replace(b'"version":"1"', b'"version":"9"'))
-    with pytest.raises(ValueError, match=r"version '9', this release reads 1"):
+    path.write_bytes(data.replace(b'"version":"2"', b'"version":"9"'))
+    with pytest.raises(ValueError, match=r"version '9', this release reads 2"):
         AccessStatistics.load(path)
 
 

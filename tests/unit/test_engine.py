@@ -13,7 +13,7 @@ from row_formats import decode, encode
 
 from screc import _native
 from screc.data.batch import Batch
-from screc.serving.engine import Engine
+from screc.serving.engine import Engine, _planned_roles
 
 
 def random(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -316,3 +316,11 @@ def test_a_row_that_the_format_cannot_hold_is_named():
         Engine.from_arrays(model, dense, tables, row_format="fp16")
     with pytest.raises(ValueError, match="format: 'int2' is unknown"):
         Engine.from_arrays(model, dense, tables, row_format="int2")
+
+
+def test_the_roles_of_a_plan_are_found_in_old_plans_and_new_ones() -> None:
+    assert _planned_roles({}) is None
+    assert _planned_roles({"version": 1, "options": {"roles": None}}) is None
+    assert _planned_roles({"version": 1, "options": {"roles": [1, 2]}}) == (1, 2)
+    assert _planned_roles({"version": 2, "assignment": {"memory": 0, "compute": 0}}) is None
+    assert _planned_roles({"version": 2, "assignment": {"memory": 2, "compute": 1}}) == (2, 1)

@@ -72,6 +72,21 @@ def test_crc32c_continues_from_a_seed(data: bytes, cut: int) -> None:
     assert _native.crc32c(data[cut:], _native.crc32c(data[:cut])) == _native.crc32c(data)
 
 
+@given(data=st.binary(max_size=100), count=st.integers(0, 20_000))
+@settings(max_examples=50, deadline=None)
+def test_crc32c_of_zeros(data: bytes, count: int) -> None:
+    assert _native.crc32c_zeros(count, _native.crc32c(data)) == _native.crc32c(data + bytes(count))
+
+
+def test_crc32c_of_more_zeros_than_memory() -> None:
+    """Runs add up, whatever their lengths."""
+    whole = _native.crc32c_zeros(2**45 + 12345, 7)
+    assert _native.crc32c_zeros(2**44 + 345, _native.crc32c_zeros(2**44 + 12_000, 7)) == whole
+    assert _native.crc32c_zeros(0, 7) == 7
+    with pytest.raises(TypeError):
+        _native.crc32c_zeros(-1)
+
+
 def test_crc32c_takes_any_contiguous_buffer() -> None:
     array = np.arange(3000, dtype=np.int32).reshape(30, 100)
     assert _native.crc32c(array) == _native.crc32c(memoryview(array)) == _native.crc32c(array.tobytes())

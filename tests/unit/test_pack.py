@@ -170,7 +170,7 @@ def test_the_fit_sees_the_bands_own_rows_only(packed):
         tables[2].__getitem__,
         700,
         layouts[2].bands[1].tt,
-        used=lambda slots: np.array([int(slot) not in hot for slot in slots]),
+        weights=lambda slots: np.array([int(slot) not in hot for slot in slots]),
     )
     assert report.fit_errors[1].error == pytest.approx(fit.error, rel=1e-6)
 
@@ -291,7 +291,7 @@ def test_what_does_not_match_is_named(tmp_path):
     ranks = random_ranks([one])
     refuse(tmp_path, [], ranks, "table t: the plan has no layout for it")
     refuse(tmp_path, [one, layout("u", 1, 1, (1, "dram"))], ranks, "table u: it is in the plan and not in")
-    refuse(tmp_path, [one, one], ranks, "two layouts have the same table name")
+    refuse(tmp_path, [one, one], ranks, "table .* is split over several devices")
     refuse(
         tmp_path,
         [layout("t", 101, 4, (10, "dram"), (101, "ssd"))],

@@ -96,7 +96,7 @@ def test_unused_slots_do_not_widen_a_shared_scale(tmp_path):
 def test_a_plan_with_one_scale_a_band_is_packed_and_opened(row_format, tmp_path):
     statistics = zipf_statistics((900, 40, 5000, 3))
     plan = make_plan(
-        statistics, 16, reference_system(), dram_fraction=0.05, row_format=row_format, row_scale="table"
+        statistics, 16, reference_system(), dram_fraction=0.05, row_formats=row_format, row_scale="table"
     )
     kinds = {(band.memory, band.scale) for one in plan.layouts for band in one.bands if band.tt is None}
     assert kinds == {("dram", "table"), ("ssd", "table")}
@@ -169,7 +169,7 @@ def test_a_wrong_shared_scale_is_found(tmp_path, monkeypatch):
     packing = sys.modules["screc.storage.pack"]  # screc.storage.pack is the function
     codes, rows = np.zeros((10, 4), np.uint8), np.zeros((10, 4), np.float32)
     monkeypatch.setattr(packing, "band_scale", lambda *_: (float("nan"), 0.0))
-    monkeypatch.setattr(packing, "encode_rows", lambda *_, **__: codes)
+    monkeypatch.setattr(packing, "encode_band", lambda *_, **__: codes)
     monkeypatch.setattr(packing, "decode_rows", lambda *_: rows)
     pack(tmp_path / "c", None, Plan(planned), tmp_path / "a")
     assert [str(d) for d in verify(tmp_path / "a").damages] == [

@@ -15,17 +15,21 @@ from planning_samples import KAGGLE_ROWS, zipf_statistics, zipf_table
 from rich.console import Console
 
 from screc.planning import (
+    Assignment,
     InfeasibleBudget,
     Plan,
     PlanError,
+    PlanOptions,
     check_plan,
     make_plan,
     plan_summary,
     plot_plan,
+    predict,
     reference_system,
 )
 from screc.planning.candidates import enumerate_candidates
-from screc.planning.costs import TableCosts
+from screc.planning.costs import Placement
+from screc.planning.prediction import table_models
 from screc.statistics import AccessStatistics, TableStatistics
 from screc.storage.layout import TableLayout
 
@@ -42,17 +46,16 @@ def never(name: str, rows: int) -> TableStatistics:
 def brute_force(statistics: AccessStatistics, dim: int, dram: float, share: float, **options) -> float:
     """The least seconds over all combinations of unpruned candidate layouts."""
     columns = []
-    total = statistics.num_lookups
-    for table in statistics.tables:
-        model = TableCosts(
-            statistics=table,
-            embedding_dim=dim,
-            system=SYSTEM,
-            batch_size=options["batch_size"],
-            llc_bytes=SYSTEM.shared.llc_bytes / len(statistics.tables),
-        )
-        costs = enumerate_candidates(model, tt_ranks=options["tt_ranks"], ssd=True, prune=False).costs
-        columns.append((costs.seconds, costs.dram_bytes, costs.tt_share * table.num_lookups / total))
+    rows = [TableLayout.dense(table.name, table.num_embeddings, dim) for table in statistics.tables]
+    asked = PlanOptions(batch_size=options["batch_size"])
+    models = table_models(rows, Assignment.shared(rows), statistics, SYSTEM, asked, None)
+    placements = [Placement("fp32", "dram"), Placement("fp32", "ssd")]
+    placements += [Placement("tt", "dram", rank) for rank in options["tt_ranks"]]
+    for model in models:
+        seconds, pages, _, _, dram_bytes, _, loss = enumerate_candidates(
+            model, placements, prune=False
+        ).usage.T
+        columns.append((seconds / 2 + pages / SYSTEM.pages_per_second(256), dram_bytes, loss))
     # Sums over the product of all choices, one axis per table.
     sums = [np.zeros(()) for _ in range(3)]
     for table in columns:
@@ -84,8 +87,8 @@ def test_equals_brute_force(rows, fraction, share, batch_size, samples) -> None:
         max_tt_share=share,
         mip_gap=0.0,
     )
-    assert plan.predicted.embedding_seconds == pytest.approx(best, rel=1e-6, abs=1e-15)
-    assert plan.lower_bound_seconds <= plan.predicted.embedding_seconds * (1 + 1e-12)
+    assert plan.predicted.seconds_per_batch == pytest.approx(best, rel=1e-6, abs=1e-15)
+    assert plan.lower_bound <= plan.predicted.seconds_per_batch * (1 + 1e-12)
     check_plan(plan, statistics)
 
 
@@ -95,7 +98,7 @@ def test_every_budget_with_ssd_has_a_plan_within_it(fraction: float) -> None:
     assert plan.predicted.dram_bytes <= plan.budget.dram_bytes == int(fraction * DENSE_BYTES)
     assert sum(layout.dram_bytes for layout in plan.layouts) == plan.predicted.dram_bytes
     assert plan.predicted.tt_share <= 0.05 + 1e-6
-    assert plan.gap <= 1e-3
+    assert plan.gap <= 2e-3
     assert plan.predicted.lookups_per_batch == pytest.approx(1024 * 4)
 
 
@@ -116,7 +119,7 @@ def test_ends_of_the_budget() -> None:
 
 def test_more_budget_is_never_slower() -> None:
     seconds = [
-        make_plan(SMALL, 16, SYSTEM, dram_fraction=f, mip_gap=0.0).predicted.embedding_seconds
+        make_plan(SMALL, 16, SYSTEM, dram_fraction=f, mip_gap=0.0).predicted.seconds_per_batch
         for f in np.linspace(0, 1, 12)
     ]
     assert all(later <= sooner * (1 + 1e-9) for sooner, later in itertools.pairwise(seconds))
@@ -140,10 +143,11 @@ def test_without_ssd_the_smallest_budget_is_named_and_works(tt: bool) -> None:
 
 
 def test_roles_are_kept_for_the_engine(tmp_path: Path) -> None:
-    plan = make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, roles=(1, 3))
+    plan = make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, roles=(1, 1))
     plan.save(tmp_path / "plan.json")
-    assert Plan.load(tmp_path / "plan.json").options.roles == (1, 3)
-    assert make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES).options.roles is None
+    loaded = Plan.load(tmp_path / "plan.json")
+    assert (loaded.assignment.memory, loaded.assignment.compute) == (1, 1)
+    assert make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES).assignment.memory == 0
     with pytest.raises(
         ValueError, match=r"roles must be two positive numbers of threads or None, got \(1, 0\)"
     ):
@@ -160,10 +164,35 @@ def test_a_row_cache_takes_its_bytes_from_the_budget() -> None:
     assert plan.layouts == without.layouts
     check_plan(plan, SMALL)
     options = plan.options.model_copy(update={"row_cache_bytes": budget - plan.predicted.dram_bytes + 1})
+    predicted = predict(plan.layouts, plan.assignment, SMALL, SYSTEM, options)
+    larger = {"options": options, "predicted": predicted, "value": predicted.seconds_per_batch}
     with pytest.raises(
         PlanError, match=rf"the budget is \d+ beside the row cache's {options.row_cache_bytes}"
     ):
-        check_plan(plan.model_copy(update={"options": options}), SMALL)
+        check_plan(plan.model_copy(update=larger), SMALL)
+
+
+def test_a_row_cache_saves_reads() -> None:
+    budget, cache = DENSE_BYTES // 2, DENSE_BYTES // 5
+    plan = make_plan(SMALL, 16, SYSTEM, dram_bytes=budget, row_cache_bytes=cache, tt=False)
+    pages = {}
+    for policy in ("sketch", "lru"):
+        for size in (0, cache // 10, cache):
+            options = plan.options.model_copy(update={"row_cache_bytes": size, "row_cache_policy": policy})
+            predicted = predict(plan.layouts, plan.assignment, SMALL, SYSTEM, options)
+            pages[policy, size] = predicted.pages_per_batch
+            assert predicted.pages_per_batch == pytest.approx(sum(t.pages for t in predicted.tables))
+            bands = [band for table in predicted.tables for band in table.bands]
+            assert predicted.pages_per_batch == pytest.approx(sum(band.pages for band in bands))
+    assert pages["sketch", 0] == pages["lru", 0]
+    for policy in ("sketch", "lru"):
+        assert pages[policy, cache] < 0.95 * pages[policy, cache // 10]
+        assert pages[policy, cache // 10] < pages[policy, 0]
+    assert pages["sketch", cache] < pages["lru", cache]
+
+
+def test_a_row_cache_needs_an_ssd() -> None:
+    cache, budget = DENSE_BYTES // 5, DENSE_BYTES // 2
     # Without an SSD all rows have to fit beside it.
     with pytest.raises(InfeasibleBudget, match=rf"keep less than {cache} bytes for the row cache") as caught:
         make_plan(SMALL, 16, SYSTEM, dram_bytes=DENSE_BYTES, row_cache_bytes=cache, ssd=False, tt=False)
@@ -204,26 +233,26 @@ def test_one_row_tables_unseen_tables_and_absurd_pooling() -> None:
     )
     for fraction in (0.0, 0.3, 1.0):
         plan = make_plan(statistics, 16, SYSTEM, dram_fraction=fraction, batch_size=4096)
-        assert plan.predicted.tables[1].seconds == 0
+        assert plan.predicted.tables[1].device_seconds == 0
         assert plan.predicted.tables[3].lookups == 4096 * 5000
         assert (
             plan.predicted.pages_per_batch <= 1 + 1
         )  # a page is read once per batch, however often asked for
     only = AccessStatistics((never("never", 1000),))
     plan = make_plan(only, 16, SYSTEM, dram_bytes=0)
-    assert (plan.predicted.embedding_seconds, plan.gap) == (0, 0)
+    assert (plan.predicted.seconds_per_batch, plan.gap) == (0, 0)
 
 
 @pytest.mark.parametrize("row_format", ["fp16", "bf16", "int8", "int4"])
 def test_rows_of_another_format(row_format: str) -> None:
     whole = make_plan(SMALL, 16, SYSTEM, dram_fraction=2.0)
-    plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2, row_format=row_format)
+    plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2, row_formats=row_format)
     assert {band.format for layout in plan.layouts for band in layout.bands} <= {row_format, "tt"}
-    assert plan.options.row_format == row_format
+    assert plan.options.row_formats == (row_format,)
     assert plan.predicted.dram_bytes == sum(layout.dram_bytes for layout in plan.layouts)
     same_budget = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2)
     assert plan.predicted.seconds_per_batch <= same_budget.predicted.seconds_per_batch
-    dense = make_plan(SMALL, 16, SYSTEM, dram_fraction=2.0, row_format=row_format)
+    dense = make_plan(SMALL, 16, SYSTEM, dram_fraction=2.0, row_formats=row_format)
     ratio = {"fp16": 2, "bf16": 2, "int8": 64 / 20, "int4": 64 / 12}[row_format]
     assert dense.predicted.dram_bytes * ratio == whole.predicted.dram_bytes
 
@@ -231,7 +260,7 @@ def test_rows_of_another_format(row_format: str) -> None:
 @pytest.mark.parametrize("row_format", ["int8", "int4"])
 def test_one_scale_for_the_rows_of_a_band(row_format: str) -> None:
     def planned(row_scale: str, **budget: float) -> Plan:
-        return make_plan(SMALL, 16, SYSTEM, tt=False, row_format=row_format, row_scale=row_scale, **budget)
+        return make_plan(SMALL, 16, SYSTEM, tt=False, row_formats=row_format, row_scale=row_scale, **budget)
 
     own, shared = (planned(row_scale, dram_fraction=0.05) for row_scale in ("row", "table"))
     check_plan(shared, SMALL)
@@ -249,13 +278,6 @@ def test_one_scale_for_the_rows_of_a_band(row_format: str) -> None:
     assert own.predicted.dram_bytes - shared.predicted.dram_bytes == 4 * rows - 8 * len(SMALL.tables)
     assert rows_in_dram(planned("table", dram_bytes=shared.predicted.dram_bytes)) == rows
     assert rows_in_dram(planned("row", dram_bytes=shared.predicted.dram_bytes)) < rows
-
-
-def test_plans_of_before_scales_of_bands_still_load() -> None:
-    plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.05, row_format="int8")
-    data = plan.to_dict()
-    del data["options"]["row_scale"]
-    assert Plan.from_dict(data) == plan
 
 
 def test_dims_by_table() -> None:
@@ -281,13 +303,16 @@ def test_dims_by_table() -> None:
         ({"dram_bytes": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"dram_bytes": 1, "queue_depth": 0}, "queue_depth must be at least 1, got 0"),
         ({"dram_bytes": 1, "dense_flops": -1}, "dense_flops must not be negative, got -1"),
-        ({"dram_bytes": 1, "row_format": "int2"}, "row_format must be one of fp32, fp16, .* got 'int2'"),
+        ({"dram_bytes": 1, "row_formats": "int2"}, "row_formats must be of fp32, fp16, .* got 'int2'"),
         ({"dram_bytes": 1, "row_scale": "band"}, "row_scale must be one of row, table, got 'band'"),
         (
             {"dram_bytes": 1, "row_scale": "table"},
-            "row_scale is 'table' and row_format 'fp32', .* row_format='int8' or 'int4', or row_scale='row'",
+            r"'table' and row_formats \['fp32'\], .* add 'int8' or 'int4', or give row_scale='row'",
         ),
-        ({"dram_bytes": 1, "row_format": "bf16", "row_scale": "table"}, "'table' and row_format 'bf16'"),
+        (
+            {"dram_bytes": 1, "row_formats": "bf16", "row_scale": "table"},
+            r"'table' and row_formats \['bf16'\]",
+        ),
         ({"dram_bytes": 1, "time_limit": 0}, "time_limit must be positive, got 0"),
     ],
 )
@@ -323,12 +348,9 @@ def test_prediction_adds_up() -> None:
     predicted = plan.predicted
     assert predicted.dense_seconds > 0
     assert predicted.ssd_wait_seconds > 0
-    assert predicted.seconds_per_batch == pytest.approx(
-        predicted.embedding_seconds + predicted.dense_seconds + predicted.ssd_wait_seconds
-    )
+    parts = predicted.lookup_seconds + predicted.dense_seconds + predicted.ssd_seconds
+    assert predicted.seconds_per_batch == pytest.approx(parts)
     for layout, table in zip(plan.layouts, predicted.tables, strict=True):
-        parts = table.dram_seconds + table.tt_seconds + table.ssd_seconds + table.index_seconds
-        assert table.seconds == pytest.approx(parts)
         assert sum(band.lookup_share for band in table.bands) == pytest.approx(1)
         assert sum(band.rows for band in table.bands) == layout.num_embeddings
     assert predicted.pages_per_batch == pytest.approx(sum(table.pages for table in predicted.tables))
@@ -337,10 +359,10 @@ def test_prediction_adds_up() -> None:
 def test_check_plan_finds_what_is_wrong() -> None:
     plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.05)
     check_plan(plan, SMALL)
-    with pytest.raises(PlanError, match="the plan has 4 tables, the statistics 1"):
+    with pytest.raises(PlanError, match="the plan has table t1, the statistics have not"):
         check_plan(plan, AccessStatistics(SMALL.tables[:1]))
     other = AccessStatistics((zipf_table("t0", 901, samples=10), *SMALL.tables[1:]))
-    with pytest.raises(PlanError, match="table t0 with 900 rows where the statistics have t0 with 901"):
+    with pytest.raises(PlanError, match="the plan has 900 rows of table t0, the statistics 901"):
         check_plan(plan, other)
 
     def changed(**parts) -> Plan:
@@ -353,7 +375,7 @@ def test_check_plan_finds_what_is_wrong() -> None:
     with pytest.raises(PlanError, match=r"bytes of SSD, the budget is 0"):
         check_plan(changed(budget=none), SMALL)
     wrong = plan.predicted.model_copy(update={"dram_bytes": 1})
-    with pytest.raises(PlanError, match="of DRAM, the plan predicts 1"):
+    with pytest.raises(PlanError, match=r"predicted\.dram_bytes is 1 in the plan, its layouts give"):
         check_plan(changed(predicted=wrong), SMALL)
     assert plan.predicted.tt_share > 0
     exact = plan.budget.model_copy(update={"max_tt_share": 0.0})
@@ -390,7 +412,7 @@ def test_file_round_trip(tmp_path) -> None:
             lambda d: d["predicted"]["tables"][1]["bands"][0].update(rows=1),
             "table t1: layout and prediction differ",
         ),
-        (lambda d: d.update(version=7), "screc-plan version 7, this release reads 1"),
+        (lambda d: d.update(version=7), "screc-plan version 7, this release reads 2"),
         (lambda d: d.pop("format"), "expected a document of format 'screc-plan', found None"),
     ],
 )
@@ -415,7 +437,7 @@ def test_files_that_are_no_plans(tmp_path) -> None:
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="found 'list'"):
         Plan.load(path)
-    path.write_text('{"format": "screc-plan", "version": 1, "gap": NaN}')
+    path.write_text('{"format": "screc-plan", "version": 2, "gap": NaN}')
     with pytest.raises(ValueError, match=r"plan\.json"):
         Plan.load(path)
 

@@ -11,6 +11,7 @@ from screc.data.schema import AVAZU, CRITEO, CategoricalColumn, DenseColumn, Sch
 
 if TYPE_CHECKING:
     from screc.data.encoder import FeatureEncoder, fit_encoder
+    from screc.data.reuse_trace import ReuseTraceConfig, ReuseTraceLog
     from screc.data.synthetic import (
         CRITEO_KAGGLE_ROWS,
         SyntheticClickLog,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _LAZY = {
     "CRITEO_KAGGLE_ROWS": "screc.data.synthetic",
     "FeatureEncoder": "screc.data.encoder",
+    "ReuseTraceConfig": "screc.data.reuse_trace",
+    "ReuseTraceLog": "screc.data.reuse_trace",
     "SyntheticClickLog": "screc.data.synthetic",
     "SyntheticConfig": "screc.data.synthetic",
     "bayes_auc": "screc.data.synthetic",
@@ -40,6 +43,8 @@ __all__ = [
     "ClickLog",
     "DenseColumn",
     "FeatureEncoder",
+    "ReuseTraceConfig",
+    "ReuseTraceLog",
     "Schema",
     "SyntheticClickLog",
     "SyntheticConfig",

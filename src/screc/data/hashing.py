@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,13 @@ def mix_integers(*values: int) -> int:
         word = np.array([(state ^ (value & _MASK)) + _GOLDEN & _MASK], dtype=np.uint64)
         state = int(mix(word)[0])
     return state
+
+
+def coprime(start: int, modulus: int) -> int:
+    """The first integer from ``start`` that shares no factor with ``modulus``, to scatter ids by."""
+    while math.gcd(start, modulus) != 1:
+        start += 1
+    return start
 
 
 def hash_bytes(values: pa.Array, seed: int) -> np.ndarray:

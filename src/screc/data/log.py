@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OnError = Literal["raise", "skip"]
 # Told (samples done, samples in all or None).
 Progress = Callable[[int, int | None], None]
-SourceKind = Literal["criteo", "avazu", "parquet", "synthetic"]
+SourceKind = Literal["criteo", "avazu", "parquet", "synthetic", "meta-reuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +177,45 @@ def parse_source(source: str) -> tuple[SourceKind, str]:
     return kind, rest  # type: ignore[return-value]
 
 
+def parse_settings(source: str, text: str, kinds: Mapping[str, tuple[str, type]]) -> dict[str, Any]:
+    """Values of a generated source such as ``rows=1000000,seed=1``.
+
+    Args:
+        source: its kind, for messages.
+        text: what follows the kind.
+        kinds: for each key, the name of its value and its type (int, float or str). ``num_rows`` is required.
+
+    Raises:
+        ValueError: a key is unknown or given twice, a value is no number, or ``rows`` is missing.
+    """
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key not in kinds:
+            keys = [f"{one}=" for one in kinds]
+            expected = f"{', '.join(keys[:-1])} or {keys[-1]}"
+            raise ValueError(f"{source} source: expected {expected}, got '{part}'")
+        name, kind = kinds[key]
+        if name in values:
+            raise ValueError(f"{source} source: '{key}' is given twice")
+        try:
+            values[name] = value if kind is str else kind(value.replace("_", ""))
+        except ValueError:
+            what = "a number" if kind is float else "a whole number"
+            raise ValueError(f"{source} source: '{key}' must be {what}, got '{value}'") from None
+    if "num_rows" not in values:
+        raise ValueError(f"{source} source: rows=N is required, for example {source}:rows=100000")
+    return values
+
+
 def open_log(source: str, encoder: FeatureEncoder | None = None, *, on_error: OnError = "raise") -> ClickLog:
     """Open a click log.
 
     Args:
         source: ``criteo:PATH``, ``avazu:PATH``, ``parquet:PATH`` (a file, a directory or a glob pattern), or
-            ``synthetic:rows=...,seed=...,scale=...,first=...``.
-        encoder: from raw columns to batches; needed for all but ``synthetic`` and Parquet files whose
+            ``synthetic:rows=...,seed=...,scale=...,first=...``, or
+            ``meta-reuse:rows=...,year=...,tables=...,table_rows=...,seed=...,first=...``.
+        encoder: from raw columns to batches; needed for all but generated logs and Parquet files whose
             ``schema.json`` says that every categorical column holds row ids (``num_embeddings``).
         on_error: "raise" at the first malformed line, or "skip" and count them (``log.skipped``).
 
@@ -192,12 +224,16 @@ def open_log(source: str, encoder: FeatureEncoder | None = None, *, on_error: On
         FileNotFoundError: no file at the path.
     """
     kind, rest = parse_source(source)
+    if kind in ("synthetic", "meta-reuse") and encoder is not None:
+        raise ValueError(f"encoder: the {kind} log is encoded already; open it without an encoder")
     if kind == "synthetic":
         from screc.data.synthetic import SyntheticClickLog, SyntheticConfig
 
-        if encoder is not None:
-            raise ValueError("encoder: the synthetic log is encoded already; open it without an encoder")
         return SyntheticClickLog(SyntheticConfig.parse(rest))
+    if kind == "meta-reuse":
+        from screc.data.reuse_trace import ReuseTraceConfig, ReuseTraceLog
+
+        return ReuseTraceLog(ReuseTraceConfig.parse(rest))
     from screc.data.encoder import FeatureEncoder
     from screc.data.reader import open_reader
 

@@ -15,8 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 from screc.data.batch import Batch
-from screc.data.hashing import mix, mix_integers
-from screc.data.log import TableSpec, check_batch_arguments
+from screc.data.hashing import coprime, mix, mix_integers
+from screc.data.log import TableSpec, check_batch_arguments, parse_settings
 
 CRITEO_KAGGLE_ROWS = (
     *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
@@ -71,22 +71,7 @@ class SyntheticConfig:
         """Read ``rows=1000000,seed=1,scale=0.05,first=0`` (all but rows optional)."""
         kinds = {"rows": ("num_rows", int), "seed": ("seed", int)}
         kinds |= {"scale": ("scale", float), "first": ("first_row", int)}
-        values: dict[str, float] = {}
-        for part in text.split(","):
-            key, equals, number = part.partition("=")
-            if not equals or key not in kinds:
-                raise ValueError(f"synthetic source: expected rows=, seed=, scale= or first=, got '{part}'")
-            name, kind = kinds[key]
-            if name in values:
-                raise ValueError(f"synthetic source: '{key}' is given twice")
-            try:
-                values[name] = kind(number.replace("_", ""))
-            except ValueError:
-                what = "a number" if kind is float else "a whole number"
-                raise ValueError(f"synthetic source: '{key}' must be {what}, got '{number}'") from None
-        if "num_rows" not in values:
-            raise ValueError("synthetic source: rows=N is required, for example synthetic:rows=100000")
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**parse_settings("synthetic", text, kinds))
 
 
 def table_rows(scale: float) -> tuple[int, ...]:
@@ -183,7 +168,7 @@ class Teacher:
                     rows=size,
                     exponent=float(exponents[f]),
                     strength=float(strengths[f]),
-                    multiplier=_coprime(1 + int(multipliers[f] * (size - 1)), size),
+                    multiplier=coprime(1 + int(multipliers[f] * (size - 1)), size),
                     addend=int(addends[f] * size),
                     bias_key=mix_integers(seed, f, 0),
                     latent_key=mix_integers(seed, f, 1),
@@ -346,13 +331,6 @@ def bayes_auc(probability: np.ndarray) -> float:
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-values))
-
-
-def _coprime(start: int, modulus: int) -> int:
-    """The first integer from ``start`` that shares no factor with ``modulus``."""
-    while math.gcd(start, modulus) != 1:
-        start += 1
-    return start
 
 
 def _log_moments(means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -83,7 +83,7 @@ class _SumBags(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         inverse, offsets = ctx.saved_tensors
         if not _one_per_bag(offsets, inverse.numel()):
-            bags = torch.arange(offsets.numel() - 1)
+            bags = torch.arange(offsets.numel() - 1, device=offsets.device)
             grad = grad.index_select(0, torch.repeat_interleave(bags, offsets.diff()))
         # An order of magnitude faster on CPUs than the dense gradient of F.embedding_bag, which sorts.
         out = grad.new_zeros(ctx.num_rows, grad.shape[1])

@@ -1,5 +1,11 @@
 """Recommendation models (needs torch)."""
 
+from screc.models.click_model import ClickModel
+from screc.models.dcn import Dcn, DcnConfig
 from screc.models.dlrm import DLRM, DlrmConfig
+from screc.models.wide_deep import WideDeep, WideDeepConfig
 
-__all__ = ["DLRM", "DlrmConfig"]
+#: Model and configuration by the ``name`` of a checkpoint's ``model`` entry.
+MODELS = {"dlrm": (DLRM, DlrmConfig), "wide_deep": (WideDeep, WideDeepConfig), "dcn": (Dcn, DcnConfig)}
+
+__all__ = ["DLRM", "MODELS", "ClickModel", "Dcn", "DcnConfig", "DlrmConfig", "WideDeep", "WideDeepConfig"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from screc.data.log import TableSpec
-from screc.embeddings import EmbeddingCollection
+from screc.embeddings import EmbeddingCollection, Method
+from screc.models.click_model import ClickModel, config_fields, draw_layers, mlp
 from screc.storage.layout import TableLayout
 
 Interaction = Literal["dot", "cat"]
@@ -89,44 +88,37 @@ class DlrmConfig:
         Raises:
             ValueError: the entry is of another model or its fields are not those of a DLRM.
         """
-        fields = dict(model)
-        name = fields.pop("name", None)
-        if name != "dlrm":
-            raise ValueError(f"model: expected the name 'dlrm', got {name!r}")
-        expected = set(cls.__dataclass_fields__)
-        if set(fields) != expected:
-            raise ValueError(f"model: expected the fields {sorted(expected)}, got {sorted(fields)}")
-        return cls(**fields)
+        return cls(**config_fields("dlrm", model, cls.__dataclass_fields__))
 
 
-class DLRM(nn.Module):
+class DLRM(ClickModel):
     """Dense features through a bottom MLP, ids through tables, their interaction through a top MLP.
 
     Args:
         config: widths and interaction.
-        tables: the embedding tables, all of ``config.embedding_dim``.
+        tables: the embedding tables, all of ``config.embedding_dim``: as planned, or compressed by a method.
         generator: source of the random numbers of the MLPs' initialisation.
 
     Raises:
         ValueError: the tables do not fit the configuration.
     """
 
+    name = "dlrm"
+
     def __init__(
-        self, config: DlrmConfig, tables: EmbeddingCollection, *, generator: torch.Generator | None = None
+        self,
+        config: DlrmConfig,
+        tables: EmbeddingCollection | Method,
+        *,
+        generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        if tables.embedding_dim != config.embedding_dim:
-            raise ValueError(
-                f"embedding_dim is {config.embedding_dim} in the configuration, "
-                f"{tables.embedding_dim} in the tables"
-            )
+        super().__init__(config, tables)
         inputs = config.top_inputs(tables.num_tables)
         if inputs == 0:
             raise ValueError("a single table without dense features has no pair to interact; use 'cat'")
-        self.config = config
-        self.tables = tables
-        self.bottom = _mlp((config.num_dense, *config.bottom_mlp), generator)
-        self.top = _mlp((inputs, *config.top_mlp), generator)
+        self.bottom = mlp((config.num_dense, *config.bottom_mlp))
+        self.top = mlp((inputs, *config.top_mlp))
+        self.start_anew(generator)
         count = config.num_features(tables.num_tables)
         i, j = torch.tril_indices(count, count, offset=-1)
         self._pairs = i * count + j
@@ -172,16 +164,6 @@ class DLRM(nn.Module):
         return cls(config, tables, generator=generator)
 
     def forward(self, dense: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Logits of a click.
-
-        Args:
-            dense: float32 [B, num_dense].
-            ids: int64 [nnz], table by table.
-            offsets: int64 [T * B + 1], table-major.
-
-        Returns:
-            float32 [B].
-        """
         features = self.tables(ids, offsets)
         if not self.config.num_dense:
             return self._top(self._interact(features))
@@ -204,42 +186,5 @@ class DLRM(nn.Module):
             hidden = torch.relu(layer(hidden))
         return self.top[-1](hidden)[:, 0]
 
-    @property
-    def table_specs(self) -> tuple[TableSpec, ...]:
-        """Name, rows and pooling of every table, to compare with a log's."""
-        return tuple(
-            TableSpec(layout.table, layout.num_embeddings, pooling)
-            for layout, pooling in zip(self.tables.layouts, self.tables.pooling, strict=True)
-        )
-
-    def model_dict(self) -> dict[str, Any]:
-        """The ``model`` entry of a checkpoint."""
-        return self.config.to_dict()
-
-    def dense_tensors(self) -> dict[str, Tensor]:
-        """The weights of the MLPs by their names in docs/format.md, e.g. ``bottom.0.weight`` [out, in]."""
-        return {
-            f"{name}.{key}": parameter
-            for name, mlp in (("bottom", self.bottom), ("top", self.top))
-            for key, parameter in mlp.named_parameters()
-        }
-
-    def dense_parameters(self) -> list[nn.Parameter]:
-        """Parameters with dense gradients: the MLPs and the tables' tensor-train cores."""
-        return [*self.bottom.parameters(), *self.top.parameters(), *self.tables.dense_parameters()]
-
-    def sparse_parameters(self) -> list[nn.Parameter]:
-        """Parameters with gradients that are sparse in rows."""
-        return self.tables.sparse_parameters()
-
-
-def _mlp(widths: Sequence[int], generator: torch.Generator | None) -> nn.ModuleList:
-    """Linear layers initialised as the paper's reference code does (facebookresearch/dlrm)."""
-    layers = nn.ModuleList()
-    for inputs, outputs in pairwise(widths):
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-        with torch.no_grad():
-            layer.weight.normal_(0.0, math.sqrt(2 / (inputs + outputs)), generator=generator)
-            layer.bias.normal_(0.0, math.sqrt(1 / outputs), generator=generator)
-        layers.append(layer)
-    return layers
+    def start_anew(self, generator: torch.Generator | None = None) -> None:
+        draw_layers([*self.bottom, *self.top], generator)

@@ -1,235 +1,429 @@
-"""What a layout is predicted to cost per batch, from the table's access curve and the host's rates.
+"""What a band is predicted to cost per batch, from the table's access curve and the machine's rates.
 
-Every function is vectorised over candidate layouts of one table, each written as three numbers: ranks
-``[0, hot)`` are rows in DRAM, ``[hot, stop)`` a tensor-train band, ``[stop, N)`` rows on SSD; any of the
-three may be empty. Rows in DRAM and on SSD have one row format, with a scale a row or a band. The formulas
-are in docs/guide/planning.md.
+A layout costs the sum over its bands, and a band depends on no other: its rows or cores, its index (every
+band but the last has one) and asking that index about every look-up that the bands before it did not answer.
+Times are device-seconds: how long one device is busy. The formulas are in docs/guide/planning.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
 
+from screc.planning.sensitivity import TableSensitivity
 from screc.planning.system import SystemSpec, Where
-from screc.statistics.access import TableStatistics
+from screc.statistics.curve import AccessCurve
+from screc.statistics.table import TableStatistics
 from screc.storage.layout import (
     PAGE_BYTES,
     SHARED_SCALE_BYTES,
     Band,
+    Format,
+    IndexKind,
     Memory,
     PageGeometry,
     TableLayout,
     TtShape,
     index_bytes,
+    index_sizes,
 )
 from screc.storage.row_format import RowFormat, ScaleOf, row_bytes
 
-_LINE_BYTES = 64
-# A TT look-up is never predicted faster than a row from DRAM, but a little slower: accuracy is not to
-# be spent for nanoseconds, and where both fit the exact rows win.
+LINE_BYTES = 64
+# Without a sensitivity a TT look-up is never predicted faster than a row from DRAM, but a little slower:
+# accuracy that nobody measured is not to be spent for nanoseconds, and where both fit the exact rows win.
 _TT_OVER_DRAM = 1.01
+# Ranks that a hardware-managed cache holds, hottest first: (place, ranks up to which rows are found there).
+CachedRanks = Sequence[tuple[Where, int]]
+
+#: What bands use up, in the order of :attr:`BandCosts.usage`.
+RESOURCES = ("seconds", "pages", "traffic", "llc", "dram", "ssd", "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What the rows of a band become and where they live; the device is chosen for whole tables."""
+
+    format: Format
+    memory: Memory
+    tt_rank: int | None = None
+    scale: ScaleOf = "row"
+
+    def band(self, start: int, stop: int, num_embeddings: int, embedding_dim: int) -> Band:
+        """The band of these ranks of a table."""
+        shape = None
+        if self.tt_rank is not None:
+            slots = num_embeddings if stop == num_embeddings else stop - start
+            shape = TtShape.balanced(slots, embedding_dim, self.tt_rank)
+        return Band(
+            start=start, stop=stop, format=self.format, memory=self.memory, scale=self.scale, tt=shape
+        )
+
+    @classmethod
+    def of(cls, band: Band) -> Placement:
+        """That of a band; a tensor train's TT rank is its largest."""
+        return cls(band.format, band.memory, max(band.tt.ranks) if band.tt else None, band.scale)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Costs:
-    """Costs of n candidate layouts of one table, arrays [n].
+class BandCosts:
+    """Costs of n bands of one table, arrays [n], per batch.
 
-    Seconds are wall-clock per batch. ``pages`` are 4 KiB reads per batch. ``tt_share`` is the share of the
-    *table's* look-ups that a TT band answers.
+    Attributes:
+        lookups: that end in the band.
+        row_seconds: device-seconds to fetch, decode or rebuild its rows.
+        index_seconds: device-seconds to ask its index.
+        pages: 4 KiB reads.
+        traffic: bytes that come from DRAM.
+        num_bytes: of rows, cores or pages in the band's memory.
+        index_bytes: of its index.
+        llc, dram, ssd: bytes of each memory, all of the above and shared scales.
+        loss: rise of the log-loss; without a sensitivity, share of all look-ups that TT answers.
     """
 
-    dram_seconds: np.ndarray
-    tt_seconds: np.ndarray
-    ssd_seconds: np.ndarray
+    lookups: np.ndarray
+    row_seconds: np.ndarray
     index_seconds: np.ndarray
     pages: np.ndarray
-    dram_bytes: np.ndarray
+    traffic: np.ndarray
+    num_bytes: np.ndarray
     index_bytes: np.ndarray
-    tt_bytes: np.ndarray
-    ssd_bytes: np.ndarray
-    tt_share: np.ndarray
+    llc: np.ndarray
+    dram: np.ndarray
+    ssd: np.ndarray
+    loss: np.ndarray
 
     @property
     def seconds(self) -> np.ndarray:
-        """Seconds per batch of the table, float64 [n]."""
-        return self.dram_seconds + self.tt_seconds + self.ssd_seconds + self.index_seconds
+        """Device-seconds in all."""
+        return self.row_seconds + self.index_seconds
+
+    @property
+    def usage(self) -> np.ndarray:
+        """float64 [n, 7] in the order of :data:`RESOURCES`."""
+        return np.stack([getattr(self, name) for name in RESOURCES], axis=1).astype(np.float64)
+
+    def take(self, numbers: np.ndarray) -> BandCosts:
+        """Some of the bands."""
+        return BandCosts(**{one.name: getattr(self, one.name)[numbers] for one in fields(self)})
+
+    @classmethod
+    def joined(cls, parts: Sequence[BandCosts]) -> BandCosts:
+        """The bands of all parts, in order."""
+        return cls(
+            **{one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)}
+        )
+
+
+class Rates:
+    """The rates of a machine, each worked out once.
+
+    Attributes:
+        system: the machine.
+        busy: devices that look rows up at once; None for all.
+    """
+
+    def __init__(self, system: SystemSpec, busy: int | None = None) -> None:
+        self.system, self.busy = system, busy
+        self._known: dict[tuple[object, ...], float] = {}
+
+    def row_ns(self, row_format: RowFormat, embedding_dim: int, scale: ScaleOf, where: Where) -> float:
+        """As :meth:`SystemSpec.row_ns`."""
+        key = (row_format, embedding_dim, scale, where)
+        if key not in self._known:
+            self._known[key] = self.system.row_ns(*key, busy=self.busy)
+        return self._known[key]
+
+    def index_ns(self, kind: IndexKind, where: Where) -> float:
+        """As :meth:`SystemSpec.index_ns`."""
+        key = (kind, where)
+        if key not in self._known:
+            self._known[key] = self.system.index_ns(*key)
+        return self._known[key]
+
+    def tt_ns(self, shape: TtShape) -> float:
+        """As :meth:`SystemSpec.tt_ns`."""
+        key = ("tt", shape.embedding_dim, shape.flops_per_row)
+        if key not in self._known:
+            self._known[key] = self.system.tt_ns(shape)
+        return self._known[key]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableCosts:
-    """Cost model of one table.
+    """Cost model of one table, or of one row-shard of it.
 
     Attributes:
-        statistics: its access counts.
+        statistics: access counts of the table.
         embedding_dim: length of a row.
-        system: the host's rates.
+        rates: the machine's.
         batch_size: samples per batch.
-        llc_bytes: the part of the last-level cache that this table's hottest rows are taken to fill.
-        queue_depth: SSD reads kept in flight.
-        row_format: of the rows in DRAM and on SSD.
-        row_scale: whether each int8 or int4 row has its own scale, or all of a band share one ("table").
+        weight: the table's part of all look-ups.
+        cached: by bytes of a row, the ranks that hardware-managed caches hold.
+        index_part: bytes of the shared cache that one index may fill and stay there.
+        sensitivity: what the table loses in each format; None: only TT bands cost accuracy, as their share of
+            the look-ups.
+        parts, part: of a table whose ranks are dealt out to ``parts`` shards in turn, ``part`` is this one.
     """
 
     statistics: TableStatistics
     embedding_dim: int
-    system: SystemSpec
+    rates: Rates
     batch_size: int
-    llc_bytes: float
-    queue_depth: int = 256
-    row_format: RowFormat = "fp32"
-    row_scale: ScaleOf = "row"
+    weight: float = 1.0
+    cached: Mapping[int, CachedRanks] = field(default_factory=dict)
+    index_part: float = 0.0
+    sensitivity: TableSensitivity | None = None
+    parts: int = 1
+    part: int = 0
+
+    @cached_property
+    def _mass(self) -> float:
+        """Part of the table's look-ups that the shard answers."""
+        return float((self._dealt[1] * np.diff(self._dealt[0])).sum()) if self.parts > 1 else 1.0
+
+    @cached_property
+    def curve(self) -> AccessCurve:
+        """The smoothed access curve of the table or shard."""
+        if self.parts == 1:
+            return self.statistics.smoothed_curve
+        boundaries, probabilities = self._dealt
+        return AccessCurve(boundaries, probabilities / self._mass)
+
+    @cached_property
+    def _dealt(self) -> tuple[np.ndarray, np.ndarray]:
+        """Boundaries and probabilities of the runs of the table's curve, of the shard's ranks only."""
+        whole = self.statistics.smoothed_curve
+        boundaries = np.maximum(0, -(-(whole.boundaries - self.part) // self.parts))
+        kept = np.diff(boundaries) > 0
+        return np.append(boundaries[:-1][kept], boundaries[-1]), whole.probabilities[kept]
 
     @property
     def num_embeddings(self) -> int:
-        """Rows of the table."""
-        return self.statistics.num_embeddings
+        """Rows of the table or shard."""
+        return self.curve.num_embeddings
+
+    @property
+    def num_seen(self) -> int:
+        """Rows of the table or shard that were looked up at least once."""
+        return max(0, -(-(self.statistics.num_ranked - self.part) // self.parts))
 
     @property
     def lookups(self) -> float:
         """Look-ups per batch."""
-        return self.batch_size * self.statistics.mean_pooling
+        return self.batch_size * self.statistics.mean_pooling * self._mass
 
-    def tt_shape(self, rows: int, tt_rank: int) -> TtShape:
-        """The shape a TT band of this table gets."""
-        return TtShape.balanced(rows, self.embedding_dim, tt_rank)
-
-    def evaluate(self, hot: np.ndarray, stop: np.ndarray, tt_rank: np.ndarray) -> Costs:
-        """Costs of the layouts (hot, stop, tt_rank), int64 [n] each; tt_rank is 0 where hot == stop."""
+    def evaluate(
+        self, placement: Placement, start: np.ndarray, stop: np.ndarray, tt: TtShape | None = None
+    ) -> BandCosts:
+        """Costs of the bands of ranks [start, stop), int64 [n] each, start < stop, held as ``placement``;
+        tensor trains in the shape ``tt``, else balanced ones."""
         rows = self.num_embeddings
-        has_tt = stop > hot
-        # The last band is addressed by id: its cores or pages have room for every id of the table.
-        tt_rows = np.where(stop == rows, rows, stop - hot)
-        tt_bytes, tt_ns = self._tt(np.where(has_tt, tt_rows, 0), tt_rank)
-        hot_index = self._index_bytes(np.where((hot > 0) & (hot < rows), hot, 0))
-        tt_index = self._index_bytes(np.where(has_tt & (stop < rows), stop - hot, 0))
-        share_hot, share_stop = self._share(hot), self._share(stop)
-        pages = self._pages(stop)
-        ssd_bytes = np.where(stop < rows, self._pages_of.file_bytes(rows), 0)
-        per_page = 1.0 / self.system.pages_per_second(self.queue_depth) if self.system.ssd else np.inf
-        copied = self.lookups * (1.0 - share_stop) * self._row_ns(cached=True) * 1e-9
-        with np.errstate(invalid="ignore"):  # no SSD: inf seconds where pages are needed, 0 * inf elsewhere
-            ssd_seconds = np.where(stop < rows, pages * per_page + copied, 0.0)
-        return Costs(
-            dram_seconds=self._dram_seconds(hot),
-            tt_seconds=np.where(has_tt, self.lookups * (share_stop - share_hot) * tt_ns * 1e-9, 0.0),
-            ssd_seconds=ssd_seconds,
-            index_seconds=self._probe_seconds(np.zeros_like(hot), hot_index)
-            + self._probe_seconds(hot, tt_index),
+        last = stop == rows
+        # The last band is addressed by id: its rows, cores or pages have room for every id of the table.
+        slots = np.where(last, rows, stop - start)
+        share_start, share_stop = self.curve.share(start), self.curve.share(stop)
+        lookups = self.lookups * (share_stop - share_start)
+        pages = np.zeros(len(start))
+        traffic = np.zeros(len(start))
+        if placement.tt_rank is not None:
+            num_bytes, ns = self._tt(slots, placement.tt_rank, tt)
+            row_seconds = 1e-9 * lookups * ns
+        elif placement.memory == "ssd":
+            num_bytes, pages = self._pages(placement, start, stop, slots)
+            row_seconds = self._read_seconds(placement, lookups, pages)
+            traffic = pages * PAGE_BYTES
+        else:
+            num_bytes = self._row_bytes(placement) * slots
+            row_seconds, traffic = self._row_seconds(placement, start, stop)
+        indexed = np.where(last, 0, index_sizes(rows, stop - start))
+        index_seconds, index_traffic = self._index_seconds(placement, start, stop, indexed)
+        beside = indexed + (SHARED_SCALE_BYTES if placement.scale == "table" else 0)
+        in_memory = {"llc": 0, "dram": 0, "ssd": 0, placement.memory: num_bytes}
+        beside_in = "llc" if placement.memory == "llc" else "dram"
+        in_memory[beside_in] = in_memory[beside_in] + beside
+        zeros = np.zeros(len(start), dtype=np.int64)
+        return BandCosts(
+            lookups=lookups,
+            row_seconds=row_seconds,
+            index_seconds=index_seconds,
             pages=pages,
-            dram_bytes=self._row_bytes * hot + tt_bytes + hot_index + tt_index + self._scale_bytes(hot, stop),
-            index_bytes=hot_index + tt_index,
-            tt_bytes=tt_bytes,
-            ssd_bytes=ssd_bytes,
-            tt_share=np.where(has_tt, share_stop - share_hot, 0.0),
+            traffic=traffic + index_traffic,
+            num_bytes=num_bytes,
+            index_bytes=indexed,
+            loss=self._loss(placement, start, stop, share_stop - share_start),
+            **{memory: zeros + size for memory, size in in_memory.items()},
         )
 
-    def layout(self, hot: int, stop: int, tt_rank: int) -> TableLayout:
-        """The layout (hot, stop, tt_rank) as the other rooms read it."""
-        rows, bands = self.num_embeddings, []
-        if hot:
-            bands.append(self._rows_band(0, hot, "dram"))
-        if stop > hot:
-            shape = self.tt_shape(rows if stop == rows else stop - hot, tt_rank)
-            bands.append(Band(start=hot, stop=stop, format="tt", memory="dram", tt=shape))
-        if stop < rows:
-            bands.append(self._rows_band(stop, rows, "ssd"))
+    def of_layout(self, layout: TableLayout) -> BandCosts:
+        """Costs of each band of any layout of this table."""
+        parts = []
+        for band in layout.bands:
+            start, stop = np.array([band.start]), np.array([band.stop])
+            parts.append(self.evaluate(Placement.of(band), start, stop, band.tt))
+        return BandCosts.joined(parts)
+
+    def with_reads(self, costs: BandCosts, layout: TableLayout, band: int, rows: float) -> BandCosts:
+        """The costs of the layout's bands, if a batch reads only so many different rows of one on SSD."""
+        placement, slots = Placement.of(layout.bands[band]), np.array([layout.slots(band)])
+        changed = {name: getattr(costs, name).copy() for name in ("pages", "row_seconds", "traffic")}
+        pages = self._reads(placement, slots, np.array([rows]))
+        changed["traffic"][band] += (pages[0] - changed["pages"][band]) * PAGE_BYTES
+        changed["pages"][band] = pages[0]
+        changed["row_seconds"][band] = self._read_seconds(placement, costs.lookups[[band]], pages)[0]
+        return replace(costs, **changed)
+
+    def possible(self, placement: Placement, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Which of the bands make sense, bool [n]: those with enough rows for their TT rank."""
+        if placement.tt_rank is None:
+            return np.ones(len(start), dtype=bool)
+        slots = np.where(stop == self.num_embeddings, self.num_embeddings, stop - start)
+        return tt_sizes(slots, self.embedding_dim, placement.tt_rank)[2] == placement.tt_rank
+
+    def layout(self, bands: Sequence[tuple[Placement, int, int]]) -> TableLayout:
+        """The layout with these bands as the other rooms read it."""
+        rows, dim = self.num_embeddings, self.embedding_dim
         return TableLayout(
             table=self.statistics.name,
             num_embeddings=rows,
-            embedding_dim=self.embedding_dim,
-            bands=tuple(bands),
+            embedding_dim=dim,
+            bands=tuple(placement.band(start, stop, rows, dim) for placement, start, stop in bands),
         )
 
-    def _rows_band(self, start: int, stop: int, memory: Memory) -> Band:
-        return Band(start=start, stop=stop, format=self.row_format, memory=memory, scale=self.row_scale)
+    def _row_bytes(self, placement: Placement) -> int:
+        assert placement.format != "tt"
+        return row_bytes(placement.format, self.embedding_dim, placement.scale)
 
-    def _scale_bytes(self, hot: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        """DRAM bytes of the scales that bands of rows share, also those on SSD."""
-        if self.row_scale == "row":
-            return np.zeros_like(hot)
-        bands = (hot > 0).astype(np.int64) + (stop < self.num_embeddings)
-        return SHARED_SCALE_BYTES * bands
+    def _row_ns(self, placement: Placement, where: Where) -> float:
+        assert placement.format != "tt"
+        return self.rates.row_ns(placement.format, self.embedding_dim, placement.scale, where)
 
-    @cached_property
-    def _row_bytes(self) -> int:
-        return row_bytes(self.row_format, self.embedding_dim, self.row_scale)
+    def _places(self, row_bytes: int) -> list[tuple[Where, int]]:
+        """Where rows that live in DRAM are found, hottest first: (place, first rank not found there)."""
+        held = self.cached.get(row_bytes, ())
+        return [(where, min(stop, self.num_embeddings)) for where, stop in held] + [
+            ("dram", self.num_embeddings)
+        ]
 
-    @cached_property
-    def _pages_of(self) -> PageGeometry:
-        return PageGeometry.of(self._row_bytes)
+    def _row_seconds(
+        self, placement: Placement, start: np.ndarray, stop: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Device-seconds, and bytes from DRAM, of look-ups of rows in DRAM or llc."""
+        if placement.memory == "llc":
+            found: list[tuple[Where, int]] = [("private", self.num_embeddings)]
+        else:
+            found = self._places(self._row_bytes(placement))
+        lines = -(-self._row_bytes(placement) // LINE_BYTES) * LINE_BYTES
+        seconds, traffic, reached = np.zeros(len(start)), np.zeros(len(start)), 0
+        for where, end in found:
+            here = self._lookups_in(start, stop, reached, end)
+            seconds += 1e-9 * self._row_ns(placement, where) * here
+            if where == "dram":
+                traffic += lines * here
+            reached = max(reached, end)
+        return seconds, traffic
 
-    @cached_property
-    def _cached_rows(self) -> int:
-        # The hottest rows that the cache holds; the same rows whichever way the table is cut.
-        line_bytes = max(_LINE_BYTES, self._row_bytes)
-        return min(self.num_embeddings, int(self.llc_bytes // line_bytes))
+    def _lookups_in(self, start: np.ndarray, stop: np.ndarray, low: int, high: int) -> np.ndarray:
+        """Look-ups of ranks both in [start, stop) and in [low, high)."""
+        first, end = np.clip(start, low, max(low, high)), np.clip(stop, low, max(low, high))
+        return self.lookups * (self.curve.share(end) - self.curve.share(first))
 
-    def _share(self, ranks: np.ndarray) -> np.ndarray:
-        return self.statistics.smoothed_curve.share(ranks)
-
-    def _row_ns(self, *, cached: bool) -> float:
-        where: Where = "llc" if cached else "dram"
-        device_ns = self.system.row_ns(self.row_format, self.embedding_dim, self.row_scale, where)
-        return device_ns / self.system.devices.count
-
-    def _dram_seconds(self, hot: np.ndarray) -> np.ndarray:
-        cached = self._share(np.minimum(hot, self._cached_rows))
-        missed = self._share(hot) - cached
-        return (
-            self.lookups * 1e-9 * (cached * self._row_ns(cached=True) + missed * self._row_ns(cached=False))
+    def _index_seconds(
+        self, placement: Placement, start: np.ndarray, stop: np.ndarray, size: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Device-seconds, and bytes from DRAM, to ask indices of ``size`` bytes (0 = none) about every
+        look-up of a rank >= start."""
+        rows = np.full(len(start), self.num_embeddings)
+        asked = self.lookups * (1.0 - self.curve.share(start))
+        if placement.memory == "llc":
+            seconds = 1e-9 * self._index_ns(stop - start, "private") * asked
+            return np.where(size > 0, seconds, 0.0), np.zeros(len(start))
+        # A small index stays in the cache; of a large one the lines of the ids that are asked for most.
+        hot = max((end for where, end in self._places(LINE_BYTES) if where != "dram"), default=0)
+        far = np.where(
+            size > self.index_part, self._lookups_in(np.maximum(start, hot), rows, 0, rows[0]), 0.0
         )
+        near = asked - far
+        seconds = 1e-9 * (
+            self._index_ns(stop - start, "llc") * near + self._index_ns(stop - start, "dram") * far
+        )
+        return np.where(size > 0, seconds, 0.0), np.where(size > 0, LINE_BYTES * far, 0.0)
 
-    def _probe_seconds(self, start: np.ndarray, size: np.ndarray) -> np.ndarray:
-        """Seconds to ask an index of ``size`` bytes (0 = none) for every look-up of a rank >= start."""
-        count = self.system.devices.count
-        all_ns = self.system.row_ns("fp32", _LINE_BYTES // 4, "row", "llc") / count
-        line_ns = self.system.row_ns("fp32", _LINE_BYTES // 4, "row", "dram") / count
-        miss_ns = np.where(size > self.llc_bytes, line_ns, all_ns)
-        beyond = self._share(np.maximum(start, self._cached_rows))
-        hits, misses = beyond - self._share(start), 1.0 - beyond
-        return np.where(size > 0, self.lookups * 1e-9 * (hits * all_ns + misses * miss_ns), 0.0)
+    def _index_ns(self, band_rows: np.ndarray, where: Where) -> np.ndarray:
+        bitmap_bytes = index_bytes(self.num_embeddings, self.num_embeddings)
+        bitmap = index_sizes(self.num_embeddings, band_rows) == bitmap_bytes
+        return np.where(bitmap, self.rates.index_ns("bitmap", where), self.rates.index_ns("hash", where))
 
-    def _pages(self, stop: np.ndarray) -> np.ndarray:
-        """Expected 4 KiB reads per batch for the ranks from ``stop`` on, each page read once per batch.
+    def _pages(
+        self, placement: Placement, start: np.ndarray, stop: np.ndarray, slots: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes of the page files, and 4 KiB reads per batch, each page read once per batch.
 
-        The different rows that are asked for (exact by the access curve) are taken to lie scattered over
-        all the pages of the table, for rows on SSD are addressed by their own id.
+        The different rows that are asked for (exact by the access curve) are taken to lie scattered over all
+        pages of the band, for rows on SSD are addressed by their own id.
         """
-        curve = self.statistics.smoothed_curve
-        rows = self.num_embeddings
-        touched = np.maximum(curve.distinct(self.lookups, rows) - curve.distinct(self.lookups, stop), 0.0)
-        groups = self._pages_of.num_pages(rows) // self._pages_of.pages_per_row
-        return groups * -np.expm1(-touched / groups) * self._pages_of.pages_per_row
+        geometry = PageGeometry.of(self._row_bytes(placement))
+        touched = np.maximum(
+            self.curve.distinct(self.lookups, stop) - self.curve.distinct(self.lookups, start), 0.0
+        )
+        groups = -(-slots // geometry.rows_per_page)
+        return groups * geometry.pages_per_row * PAGE_BYTES, self._reads(placement, slots, touched)
 
-    def _index_bytes(self, band_rows: np.ndarray) -> np.ndarray:
-        sizes, place = np.unique(band_rows, return_inverse=True)
-        known = [index_bytes(self.num_embeddings, int(size)) if size else 0 for size in sizes]
-        return np.array(known, dtype=np.int64)[place]
+    def _reads(self, placement: Placement, slots: np.ndarray, touched: np.ndarray) -> np.ndarray:
+        """4 KiB reads that bring so many different rows of a band."""
+        geometry = PageGeometry.of(self._row_bytes(placement))
+        groups = -(-slots // geometry.rows_per_page)
+        return groups * -np.expm1(-touched / groups) * geometry.pages_per_row
 
-    def _tt(self, tt_rows: np.ndarray, tt_rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bytes of the cores and ns per rebuilt row; zeros where tt_rows is 0."""
-        pairs, place = np.unique(np.stack((tt_rows, tt_rank), axis=1), axis=0, return_inverse=True)
-        num_bytes, ns = np.zeros(len(pairs), dtype=np.int64), np.zeros(len(pairs))
-        floor = _TT_OVER_DRAM * self._row_ns(cached=False)
-        times: dict[int, float] = {}
-        for i, (rows, rank) in enumerate(pairs.tolist()):
-            if rows:
-                shape = self.tt_shape(rows, rank)
-                num_bytes[i] = 4 * shape.num_parameters
-                flops = shape.flops_per_row
-                if flops not in times:
-                    times[flops] = max(self.system.tt_ns(shape) / self.system.devices.count, floor)
-                ns[i] = times[flops]
-        place = place.reshape(-1)
-        return num_bytes[place], ns[place]
+    def _read_seconds(self, placement: Placement, lookups: np.ndarray, pages: np.ndarray) -> np.ndarray:
+        """Device-seconds of look-ups on SSD: of each page, which brings one row, and of each further row."""
+        further = np.maximum(lookups - pages, 0.0)
+        return 1e-9 * (pages * self.rates.system.page_ns + further * self._row_ns(placement, "llc"))
+
+    def _tt(self, slots: np.ndarray, tt_rank: int, shape: TtShape | None) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes of the cores, and device-ns per rebuilt row."""
+        if shape is not None:
+            num_bytes = np.full(len(slots), 4 * shape.num_parameters)
+            times = np.full(len(slots), self.rates.tt_ns(shape))
+        else:
+            parameters, flops, _ = tt_sizes(slots, self.embedding_dim, tt_rank)
+            _, first, place = np.unique(flops, return_index=True, return_inverse=True)
+            shapes = [TtShape.balanced(int(slots[i]), self.embedding_dim, tt_rank) for i in first]
+            num_bytes = 4 * parameters
+            times = np.array([self.rates.tt_ns(one) for one in shapes])[place.reshape(-1)]
+        if self.sensitivity is None:
+            times = np.maximum(times, _TT_OVER_DRAM * self._row_ns(Placement("fp32", "dram"), "dram"))
+        return num_bytes, times
+
+    def _loss(
+        self, placement: Placement, start: np.ndarray, stop: np.ndarray, share: np.ndarray
+    ) -> np.ndarray:
+        if self.sensitivity is None:
+            return self.weight * self._mass * share if placement.format == "tt" else np.zeros(len(start))
+        # A shard's ranks stand for as many times their number of the table's.
+        most = self.statistics.num_embeddings
+        ranks = (np.minimum(ranks * self.parts, most) for ranks in (start, stop))
+        return (
+            self.sensitivity.loss(placement.format, placement.tt_rank, *ranks, placement.scale) / self.parts
+        )
 
 
-def dense_seconds(system: SystemSpec, batch_size: int, flops_per_sample: int) -> float:
-    """Seconds per batch of the dense part, shared by all devices; the same for every plan."""
-    return 1e-9 * system.dense_ns(batch_size, flops_per_sample) / system.devices.count
-
-
-assert PAGE_BYTES == 4096  # the system spec's read rates are of 4 KiB pages
+def tt_sizes(
+    num_rows: np.ndarray, embedding_dim: int, tt_rank: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parameters, flops per row and largest TT rank of ``TtShape.balanced(rows, embedding_dim, tt_rank)`` for
+    each of ``num_rows``, int64 [n]."""
+    rows = np.maximum(num_rows, 1)
+    first = np.maximum(1, np.floor(rows ** (1 / 3) + 1e-9).astype(np.int64))
+    rest = -(-rows // first)
+    second = np.maximum(1, np.floor(rest**0.5 + 1e-9).astype(np.int64))
+    p = np.sort(np.stack((first, second, -(-rest // second))), axis=0)
+    q = TtShape.balanced(1, embedding_dim, 1).col_factors
+    left = np.minimum(tt_rank, np.minimum(p[0] * q[0], p[1] * p[2] * (q[1] * q[2])))
+    right = np.minimum(tt_rank, np.minimum(p[0] * p[1] * (q[0] * q[1]), p[2] * q[2]))
+    parameters = p[0] * q[0] * left + left * p[1] * q[1] * right + right * p[2] * q[2]
+    flops = 2 * q[0] * left * q[1] * right + 2 * q[0] * q[1] * right * q[2]
+    return parameters, flops, np.maximum(left, right)

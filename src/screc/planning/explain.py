@@ -1,28 +1,19 @@
-"""Plans and system specs for people: tables on the terminal, a picture of where every table's rows went."""
+"""Plans and system specs on the terminal: a whole plan, one table of it, two plans side by side."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from screc.planning.alternatives import Alternative, numbers_of
 from screc.planning.budget import format_bytes
+from screc.planning.compare import Comparison
+from screc.planning.places import band_name
 from screc.planning.plan import Plan
 from screc.planning.system import SystemSpec
-from screc.storage.layout import Band
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Where a band's rows are, in the order of the picture's stacks: name, colour.
-_PLACES = (("DRAM fp32", "#1b6ca8"), ("DRAM TT", "#f0a202"), ("SSD fp32", "#8d99ae"))
-
-
-def _place(band: Band) -> int:
-    if band.memory == "ssd":
-        return 2
-    return 1 if band.tt is not None else 0
 
 
 def system_summary(system: SystemSpec, console: Console) -> None:
@@ -68,13 +59,11 @@ def plan_summary(plan: Plan, console: Console) -> None:
     table.add_column("table", no_wrap=True, max_width=16)
     table.add_column("rows", justify="right", no_wrap=True)
     table.add_column("band", no_wrap=True)
-    for heading in ("rows", "look-ups", "bytes", "us/batch"):
+    for heading in ("rows", "look-ups", "bytes", "device-us"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layout, costs in zip(plan.layouts, predicted.tables, strict=True):
         for number, (band, size) in enumerate(zip(layout.bands, costs.bands, strict=True)):
-            name = _PLACES[_place(band)][0]
-            if band.tt is not None:
-                name += f" r{max(band.tt.ranks)}"
+            name = band_name(band)
             first = number == 0
             table.add_row(
                 layout.table if first else "",
@@ -83,7 +72,7 @@ def plan_summary(plan: Plan, console: Console) -> None:
                 f"{size.rows / layout.num_embeddings:.2%}",
                 f"{size.lookup_share:.2%}",
                 format_bytes(size.num_bytes + size.index_bytes),
-                f"{1e6 * costs.seconds:.1f}" if first else "",
+                f"{1e6 * costs.device_seconds:.1f}" if first else "",
             )
     console.print(table)
     used = predicted.dram_bytes / plan.budget.dram_bytes if plan.budget.dram_bytes else 0.0
@@ -98,14 +87,20 @@ def plan_summary(plan: Plan, console: Console) -> None:
     )
     console.print(
         f"SSD {format_bytes(predicted.ssd_bytes)} of {format_bytes(plan.budget.ssd_bytes)}; "
-        f"TT bands answer {predicted.tt_share:.2%} of the look-ups (at most {plan.budget.max_tt_share:.2%})",
+        f"TT bands answer {predicted.tt_share:.2%} of the look-ups"
+        + (f" (at most {plan.budget.max_tt_share:.2%})" if plan.budget.max_tt_share is not None else "")
+        + (
+            f"; the log-loss rises by {predicted.loss:.2e} (at most {plan.budget.max_loss:.2e})"
+            if predicted.loss is not None and plan.budget.max_loss is not None
+            else ""
+        ),
         highlight=False,
     )
     console.print(
         f"Predicted {1e3 * predicted.seconds_per_batch:.3f} ms per batch of {plan.options.batch_size}: "
-        f"embeddings {1e3 * predicted.embedding_seconds:.3f} ms, "
+        f"look-ups {1e3 * predicted.lookup_seconds:.3f} ms, "
         f"MLPs {1e3 * predicted.dense_seconds:.3f} ms, "
-        f"waiting for a read {1e3 * predicted.ssd_wait_seconds:.3f} ms; "
+        f"SSD {1e3 * predicted.ssd_seconds:.3f} ms; alone {1e3 * predicted.latency_seconds:.3f} ms; "
         f"{predicted.lookups_per_batch:,.0f} look-ups, {predicted.pages_per_batch:.1f} pages",
         highlight=False,
     )
@@ -116,69 +111,119 @@ def plan_summary(plan: Plan, console: Console) -> None:
     )
 
 
-def plot_plan(plan: Plan, path: str | Path) -> None:
-    """Draw where every table's rows went: per table, shares of rows and look-ups, and bytes, by memory.
+def table_summary(plan: Plan, table: str, console: Console, alternatives: Sequence[Alternative] = ()) -> None:
+    """Print one table of a plan: its bands, what each costs, and what the table could have become instead.
 
-    Args:
-        plan: the plan.
-        path: the picture, ``.png`` or ``.svg``.
+    Raises:
+        KeyError: the plan has no such table; names those it has.
     """
-    from matplotlib.figure import Figure
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
 
-    path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise ValueError(f"path: the picture must end with .png or .svg, got {path.name!r}")
-    # Largest table on top.
-    order = sorted(range(len(plan.layouts)), key=lambda t: plan.layouts[t].num_embeddings)
-    rows, lookups, sizes = (np.zeros((len(order), len(_PLACES))) for _ in range(3))
-    indices = np.zeros(len(order))
-    names = []
-    for y, number in enumerate(order):
+    for number in numbers_of(plan, table):
         layout, costs = plan.layouts[number], plan.predicted.tables[number]
-        names.append(f"{layout.table}  ({layout.num_embeddings:,})")
-        for band, size in zip(layout.bands, costs.bands, strict=True):
-            rows[y, _place(band)] += size.rows / layout.num_embeddings
-            lookups[y, _place(band)] += size.lookup_share
-            sizes[y, _place(band)] += size.num_bytes
-            indices[y] += size.index_bytes
-
-    figure = Figure(figsize=(13, max(3.2, 0.26 * len(order) + 1.6)), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.3))
-    ys = np.arange(len(order))
-    for axis, shares, title in (
-        (axes[0], rows, "share of the table's rows"),
-        (axes[1], lookups, "share of the table's look-ups"),
-    ):
-        left = np.zeros(len(order))
-        for place, (name, colour) in enumerate(_PLACES):
-            axis.barh(ys, shares[:, place], left=left, color=colour, label=name, height=0.8)
-            left += shares[:, place]
-        axis.set_xlim(0, 1)
-        axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-        axis.get_xticklabels()[-1].set_horizontalalignment("right")
-        axis.set_xlabel(title)
-    # Bytes span many decades, where stacked bars would lie: one thin bar per memory, side by side.
-    kinds = [(sizes[:, place], name, colour) for place, (name, colour) in enumerate(_PLACES)]
-    kinds.append((indices, "index (DRAM)", "#c1121f"))
-    thickness = 0.8 / len(kinds)
-    for number, (values, name, colour) in enumerate(kinds):
-        shown = values > 0
-        offset = (1.5 - number) * thickness
-        axes[2].barh(ys[shown] + offset, values[shown], color=colour, height=thickness, label=name)
-    axes[2].set_xscale("log")
-    axes[2].set_xlabel("bytes")
-    axes[2].grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(ys, names, fontsize=8)
-    axes[0].set_ylim(-0.6, len(order) - 0.4)
-    handles, labels = axes[2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=9)
-    predicted = plan.predicted
-    figure.suptitle(
-        f"DRAM {format_bytes(predicted.dram_bytes)} of {format_bytes(plan.budget.dram_bytes)}, "
-        f"SSD {format_bytes(predicted.ssd_bytes)}; "
-        f"{1e3 * predicted.seconds_per_batch:.2f} ms per batch of {plan.options.batch_size} predicted",
-        x=0.01,
-        ha="left",
-        fontsize=11,
+        assigned = plan.assignment.tables[number]
+        part = f", part {assigned.part + 1} of {assigned.parts}" if assigned.parts > 1 else ""
+        where = "all devices that look up" if assigned.device is None else f"device {assigned.device}"
+        console.print(
+            f"[bold]{table}[/]{part}: {layout.num_embeddings:,} rows x {layout.embedding_dim}, "
+            f"{costs.lookups:,.0f} look-ups a batch, on {where}, strategy {assigned.strategy}",
+            highlight=False,
+        )
+        view = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for heading in (
+            "ranks",
+            "band",
+            "look-ups",
+            "bytes",
+            "index",
+            "rows us",
+            "index us",
+            "pages",
+            "loss",
+        ):
+            view.add_column(heading, justify="left" if heading == "band" else "right", no_wrap=True)
+        for band, one in zip(layout.bands, costs.bands, strict=True):
+            view.add_row(
+                f"{band.start:,}-{band.stop - 1:,}",
+                band_name(band),
+                f"{one.lookup_share:.2%}",
+                format_bytes(one.num_bytes),
+                format_bytes(one.index_bytes) if one.index_bytes else "-",
+                f"{1e6 * one.row_seconds:.2f}",
+                f"{1e6 * one.index_seconds:.2f}",
+                f"{one.pages:.2f}",
+                "-" if one.loss is None else f"{one.loss:.1e}",
+            )
+        console.print(view)
+    if not alternatives:
+        return
+    planned = alternatives[0]
+    view = Table(
+        title="What it could have become (the other tables as planned)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
-    figure.savefig(path, dpi=130)
+    for heading in ("", "device-us", "DRAM", "SSD", "pages", "loss", "against the plan"):
+        view.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for one in alternatives:
+        view.add_row(
+            one.name,
+            f"{1e6 * one.device_seconds:.2f}",
+            format_bytes(one.dram_bytes),
+            format_bytes(one.ssd_bytes) if one.ssd_bytes else "-",
+            f"{one.pages:.2f}",
+            "-" if one.loss is None else f"{one.loss:.1e}",
+            "" if one is planned else _against(planned, one),
+        )
+    console.print(view)
+
+
+def _against(planned: Alternative, other: Alternative) -> str:
+    seconds, size = other.device_seconds - planned.device_seconds, other.dram_bytes - planned.dram_bytes
+    return f"{1e6 * seconds:+.2f} us, {'+' if size >= 0 else '-'}{format_bytes(abs(size))} DRAM"
+
+
+def comparison_summary(comparison: Comparison, names: tuple[str, str], console: Console) -> None:
+    """Print two plans side by side: their numbers, and the tables that they lay out differently."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    view = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", *names, "ratio"):
+        view.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for one in comparison.numbers:
+        if not one.first and not one.second:
+            continue
+        ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
+        view.add_row(one.label, _written(one.kind, one.first), _written(one.kind, one.second), ratio)
+    console.print(view)
+    if not comparison.same_statistics:
+        console.print("The plans are of different statistics: their look-ups are not the same.")
+    if not comparison.same_system:
+        console.print("The plans are for different machines.")
+    if not comparison.tables:
+        console.print("Every table is laid out the same.")
+        return
+    view = Table(
+        title=f"{len(comparison.tables)} tables are laid out differently",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("table", *names):
+        view.add_column(heading)
+    for change in comparison.tables:
+        view.add_row(change.table, change.first or "-", change.second or "-")
+    console.print(view)
+
+
+def _written(kind: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if kind == "bytes":
+        return format_bytes(int(value))
+    if kind == "seconds":
+        return f"{1e3 * value:.3f} ms"
+    return f"{value:,.0f}" if kind == "rate" else f"{value:.4g}"

@@ -12,21 +12,15 @@ from datetime import UTC, datetime
 import numpy as np
 
 from screc.planning.budget import format_bytes
-from screc.planning.candidates import Candidates, enumerate_candidates
-from screc.planning.costs import TableCosts, dense_seconds
+from screc.planning.candidates import enumerate_candidates
+from screc.planning.check import check_plan
+from screc.planning.costs import Placement
 from screc.planning.mip import Choice, Infeasible, choose
-from screc.planning.plan import (
-    BandPrediction,
-    Budget,
-    Plan,
-    PlanOptions,
-    Prediction,
-    SolverReport,
-    TablePrediction,
-    check_plan,
-)
+from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, SolverReport
+from screc.planning.prediction import predict, table_models
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
+from screc.storage.layout import TableLayout
 from screc.storage.row_format import LARGEST_CODE, ROW_FORMATS, SCALE_OWNERS, RowFormat, ScaleOf
 
 # Room for the rounding of a sum of access shares; 0 stays exact.
@@ -37,10 +31,11 @@ class InfeasibleBudget(ValueError):
     """No placement fits the budget.
 
     Attributes:
-        smallest_dram_bytes: the smallest DRAM budget that has a plan under the same options.
+        smallest_dram_bytes: the smallest DRAM budget that has a plan under the same options; None where none
+            has.
     """
 
-    def __init__(self, message: str, smallest_dram_bytes: int) -> None:
+    def __init__(self, message: str, smallest_dram_bytes: int | None) -> None:
         super().__init__(message)
         self.smallest_dram_bytes = smallest_dram_bytes
 
@@ -61,7 +56,7 @@ def make_plan(
     queue_depth: int = 256,
     row_cache_bytes: int = 0,
     roles: tuple[int, int] | None = None,
-    row_format: RowFormat = "fp32",
+    row_formats: RowFormat | Sequence[RowFormat] = "fp32",
     row_scale: ScaleOf = "row",
     time_limit: float = 60.0,
     mip_gap: float = 1e-4,
@@ -84,10 +79,10 @@ def make_plan(
         dense_flops: float operations per sample of the MLPs; adds the same time to every plan.
         queue_depth: SSD reads kept in flight when serving.
         row_cache_bytes: DRAM of the budget that is kept for a cache of rows on SSD; the engine makes it this
-            large. Predictions do not count on its hits.
+            large. The choice does not count on its hits; the prediction does.
         roles: threads that look rows up and threads that run the dense part when serving; None: every thread
             does both. The engine takes them over; ``screc bench`` measures which is fastest.
-        row_format: of all rows in DRAM and on SSD. What it costs in accuracy is not part of the plan: packing
+        row_formats: that bands of rows may have. What they cost in accuracy is not part of the plan: packing
             reports what each band loses.
         row_scale: whether each int8 or int4 row has its own scale and bias, or all rows of a band share one
             ("table"): 4 bytes a row less, mostly for a larger error.
@@ -124,14 +119,18 @@ def make_plan(
         raise ValueError(f"roles must be two positive numbers of threads or None, got {roles}")
     if dense_flops < 0:
         raise ValueError(f"dense_flops must not be negative, got {dense_flops}")
-    if row_format not in ROW_FORMATS:
-        raise ValueError(f"row_format must be one of {', '.join(ROW_FORMATS)}, got {row_format!r}")
+    formats = (row_formats,) if isinstance(row_formats, str) else tuple(row_formats)
+    if not formats:
+        raise ValueError(f"row_formats must hold at least one of {', '.join(ROW_FORMATS)}")
+    for row_format in formats:
+        if row_format not in ROW_FORMATS:
+            raise ValueError(f"row_formats must be of {', '.join(ROW_FORMATS)}, got {row_format!r}")
     if row_scale not in SCALE_OWNERS:
         raise ValueError(f"row_scale must be one of {', '.join(SCALE_OWNERS)}, got {row_scale!r}")
-    if row_scale == "table" and row_format not in LARGEST_CODE:
+    if row_scale == "table" and not any(row_format in LARGEST_CODE for row_format in formats):
         raise ValueError(
-            f"row_scale is 'table' and row_format {row_format!r}, whose rows have no scale to share; "
-            f"give row_format={' or '.join(map(repr, LARGEST_CODE))}, or row_scale='row'"
+            f"row_scale is 'table' and row_formats {list(formats)}, whose rows have no scale to share; "
+            f"add {' or '.join(map(repr, LARGEST_CODE))}, or give row_scale='row'"
         )
     if time_limit <= 0:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
@@ -143,10 +142,10 @@ def make_plan(
         dense_flops=dense_flops,
         queue_depth=queue_depth,
         row_cache_bytes=int(row_cache_bytes),
-        roles=roles,
+        roles=roles or "mixed",
         time_limit=time_limit,
         mip_gap=mip_gap,
-        row_format=row_format,
+        row_formats=formats,
         row_scale=row_scale,
     )
     problem = _Problem(statistics, sizes, system, options)
@@ -154,16 +153,25 @@ def make_plan(
     chosen = [
         (candidates, number) for candidates, number in zip(problem.candidates, choice.columns, strict=True)
     ]
+    layouts = tuple(candidates.layout(number) for candidates, number in chosen)
+    assignment = Assignment.shared(layouts, memory=roles[0] if roles else 0, compute=roles[1] if roles else 0)
+    predicted = predict(layouts, assignment, statistics, system, options)
+    fixed = max(0.0, predicted.seconds_per_batch - choice.cost)
     plan = Plan(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        layouts=tuple(candidates.layout(number) for candidates, number in chosen),
-        predicted=_predict(statistics, chosen, system, options),
+        layouts=layouts,
+        assignment=assignment,
+        predicted=predicted,
         budget=budget,
         options=options,
+        value=predicted.seconds_per_batch,
+        lower_bound=min(choice.lower_bound + fixed, predicted.seconds_per_batch),
         gap=choice.gap,
-        lower_bound_seconds=choice.lower_bound,
+        resources=(),
+        reasons=(),
         solver=SolverReport(
             status=choice.status,
+            method="enumeration",
             candidates=sum(len(candidates) for candidates in problem.candidates),
             columns=choice.num_columns,
         ),
@@ -216,26 +224,17 @@ class _Problem:
     ) -> None:
         self._system = system
         self._options = options
-        use_ssd = options.ssd and system.ssd is not None
-        self.candidates: list[Candidates] = []
-        for table, dim in zip(statistics.tables, dims, strict=True):
-            model = TableCosts(
-                statistics=table,
-                embedding_dim=dim,
-                system=system,
-                batch_size=options.batch_size,
-                llc_bytes=system.shared.llc_bytes / len(statistics.tables),
-                queue_depth=options.queue_depth,
-                row_format=options.row_format,
-                row_scale=options.row_scale,
-            )
-            self.candidates.append(enumerate_candidates(model, tt_ranks=options.tt_ranks, ssd=use_ssd))
-        lookups = statistics.num_lookups
-        weights = [table.num_lookups / lookups if lookups else 0.0 for table in statistics.tables]
-        self.seconds = [c.costs.seconds for c in self.candidates]
-        self.dram = [c.costs.dram_bytes.astype(np.float64) for c in self.candidates]
-        self.ssd = [c.costs.ssd_bytes.astype(np.float64) for c in self.candidates]
-        self.tt = [w * c.costs.tt_share for w, c in zip(weights, self.candidates, strict=True)]
+        rows = [
+            TableLayout.dense(t.name, t.num_embeddings, d)
+            for t, d in zip(statistics.tables, dims, strict=True)
+        ]
+        models = table_models(rows, Assignment.shared(rows), statistics, system, options, None)
+        placements = _placements(options, ssd=options.ssd and system.ssd is not None)
+        self.candidates = [enumerate_candidates(model, placements) for model in models]
+        pps, count = system.pages_per_second(options.queue_depth), system.devices.count
+        usage = [candidates.usage for candidates in self.candidates]
+        self.seconds = [u[:, 0] / count + (u[:, 1] / pps if pps else 0.0) for u in usage]
+        self.dram, self.ssd, self.tt = ([u[:, r] for u in usage] for r in (4, 5, 6))
 
     def solve(self, budget: Budget) -> Choice:
         """The fastest choice within the budget."""
@@ -300,55 +299,11 @@ def _share_limit(share: float) -> float:
     return share + _SHARE_ROUNDING if share > 0 else 0.0
 
 
-def _predict(
-    statistics: AccessStatistics,
-    chosen: Sequence[tuple[Candidates, int]],
-    system: SystemSpec,
-    options: PlanOptions,
-) -> Prediction:
-    tables, in_tt = [], 0.0
-    for candidates, number in chosen:
-        costs, layout = candidates.costs, candidates.layout(number)
-        table = candidates.model.statistics
-        shares = table.smoothed_curve.share([0, *(band.stop for band in layout.bands)])
-        tables.append(
-            TablePrediction(
-                table=layout.table,
-                lookups=candidates.model.lookups,
-                seconds=float(costs.seconds[number]),
-                dram_seconds=float(costs.dram_seconds[number]),
-                tt_seconds=float(costs.tt_seconds[number]),
-                ssd_seconds=float(costs.ssd_seconds[number]),
-                index_seconds=float(costs.index_seconds[number]),
-                pages=float(costs.pages[number]),
-                bands=tuple(
-                    BandPrediction(
-                        rows=band.num_rows,
-                        lookup_share=float(shares[b + 1] - shares[b]),
-                        num_bytes=layout.band_bytes(b),
-                        index_bytes=layout.index_bytes(b),
-                    )
-                    for b, band in enumerate(layout.bands)
-                ),
-            )
-        )
-        in_tt += table.num_lookups * float(costs.tt_share[number])
-    total = {
-        field: sum(int(getattr(candidates.costs, field)[number]) for candidates, number in chosen)
-        for field in ("dram_bytes", "ssd_bytes", "tt_bytes", "index_bytes")
-    }
-    embedding = sum(table.seconds for table in tables)
-    dense = dense_seconds(system, options.batch_size, options.dense_flops)
-    pages = sum(table.pages for table in tables)
-    wait = float(-np.expm1(-pages)) * system.ssd_latency_seconds
-    return Prediction(
-        seconds_per_batch=embedding + dense + wait,
-        embedding_seconds=embedding,
-        dense_seconds=dense,
-        ssd_wait_seconds=wait,
-        lookups_per_batch=sum(table.lookups for table in tables),
-        pages_per_batch=pages,
-        tt_share=in_tt / statistics.num_lookups if statistics.num_lookups else 0.0,
-        tables=tuple(tables),
-        **total,
-    )
+def _placements(options: PlanOptions, *, ssd: bool) -> list[Placement]:
+    memories = ("dram", "ssd") if ssd else ("dram",)
+    found = [
+        Placement(row_format, memory, None, options.row_scale if row_format in LARGEST_CODE else "row")
+        for memory in memories
+        for row_format in options.row_formats
+    ]
+    return found + [Placement("tt", "dram", rank) for rank in options.tt_ranks]

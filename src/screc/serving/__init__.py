@@ -5,6 +5,7 @@ from screc.serving.calibration import arithmetic_of, calibrate
 from screc.serving.engine import Engine, Roles
 from screc.serving.precision import PrecisionChoice, choose_precision, packed_precision
 from screc.serving.scoring import ScoringReport, Throughput, choose_roles, counters, measure, score
+from screc.serving.sensitivity import SensitivityConfig, measure_sensitivity
 
 __all__ = [
     "Accuracy",
@@ -14,6 +15,7 @@ __all__ = [
     "PrecisionReport",
     "Roles",
     "ScoringReport",
+    "SensitivityConfig",
     "Throughput",
     "arithmetic_of",
     "calibrate",
@@ -21,6 +23,7 @@ __all__ = [
     "choose_roles",
     "counters",
     "measure",
+    "measure_sensitivity",
     "packed_precision",
     "score",
 ]

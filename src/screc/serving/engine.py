@@ -17,6 +17,7 @@ from screc.serving.arithmetic import Arithmetic, Precision, check_precision, sto
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.storage import Artifact, RowStore
 from screc.storage.artifact import load_artifact
+from screc.storage.mapping import DataFlow, TableCores, set_mapping
 from screc.storage.row_format import RowFormat, row_bytes
 from screc.storage.row_store import CachePolicy
 
@@ -122,8 +123,8 @@ class Engine:
         """
 
         def load(artifact: Artifact) -> Engine:
-            options = (artifact.plan or {}).get("options", {})
-            roles = options.get("roles")
+            plan = artifact.plan or {}
+            options = plan.get("options", {})
             store = RowStore.open(
                 artifact,
                 io=io,
@@ -140,8 +141,9 @@ class Engine:
             arithmetic = stored_arithmetic(artifact.precision, artifact.ranges())
             engine = cls(artifact.model, artifact.dense(), store.native, tables, arithmetic=arithmetic)
             engine.assets = artifact.assets
+            roles = _planned_roles(plan)
             if roles is not None and threads == 0:
-                engine.roles = Roles(*roles)
+                engine.roles = roles
             return engine
 
         return load_artifact(path, load)
@@ -302,6 +304,58 @@ class Engine:
         self.roles = min(seconds, key=seconds.__getitem__)
         return seconds
 
+    @property
+    def data_flow(self) -> DataFlow:
+        """Which threads look what up: each a part of the samples in all tables, or, "asymmetric", all samples
+        in the tables that :meth:`set_mapping` gave its core. Setting it takes effect at once; predictions are
+        the same.
+
+        Raises:
+            ValueError: set to something else.
+            RuntimeError: set to "asymmetric" without a mapping, or while a :meth:`predict_stream` is under
+                way.
+        """
+        return self._native.data_flow
+
+    @data_flow.setter
+    def data_flow(self, flow: DataFlow) -> None:
+        self._native.data_flow = flow
+
+    def set_mapping(self, mapping: Sequence[TableCores]) -> None:
+        """Give tables to cores, and look up in the asymmetric data flow from now on; an empty mapping: in the
+        symmetric one.
+
+        The mapping is the row store's: engines over the same rows (:meth:`with_arithmetic`) share it.
+
+        Raises:
+            KeyError, ValueError: as ``screc.storage.RowStore.set_mapping``.
+            RuntimeError: a :meth:`predict_stream` is under way.
+        """
+        self.data_flow = "symmetric"
+        set_mapping(self._store, mapping, [table.name for table in self.tables])
+        if mapping:
+            self.data_flow = "asymmetric"
+
+    def choose_data_flow(self, batches: Sequence[Batch], *, rounds: int = 5) -> dict[DataFlow, float]:
+        """Measures both data flows on ``batches``, one after the other, and keeps the faster.
+
+        Returns:
+            Seconds for all batches by data flow, the least over the rounds.
+
+        Raises:
+            RuntimeError: as :attr:`data_flow`.
+        """
+        seconds: dict[DataFlow, float] = {"symmetric": float("inf"), "asymmetric": float("inf")}
+        for _ in range(rounds):
+            for flow in seconds:
+                self.data_flow = flow
+                begin = time.perf_counter()
+                for batch in batches:
+                    self.predict(batch)
+                seconds[flow] = min(seconds[flow], time.perf_counter() - begin)
+        self.data_flow = min(seconds, key=seconds.__getitem__)
+        return seconds
+
     def layer_inputs(self, batch: Batch, layer: str) -> np.ndarray:
         """The inputs of one dense layer for every sample, float32 [B, inputs].
 
@@ -348,6 +402,16 @@ class Engine:
     def num_threads(self) -> int:
         """Threads that share each call, the caller included."""
         return self._native.num_threads
+
+
+def _planned_roles(plan: Mapping[str, Any]) -> Roles | None:
+    """The roles that a plan gives the threads, if it parts them."""
+    if plan.get("version") == 1:
+        roles = plan.get("options", {}).get("roles")
+        return None if roles is None else Roles(*roles)
+    assignment = plan.get("assignment", {})
+    roles = Roles(assignment.get("memory", 0), assignment.get("compute", 0))
+    return roles if roles.memory else None
 
 
 def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:

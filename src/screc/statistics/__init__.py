@@ -1,23 +1,33 @@
 """Access statistics of embedding tables, and metrics of predictions."""
 
-from screc.statistics.access import AccessStatistics, TableStatistics
+from screc.statistics.access import AccessStatistics
 from screc.statistics.curve import AccessCurve
+from screc.statistics.distinct import DistinctRows
+from screc.statistics.drift import HotSet, TableDrift, measure_drift
 from screc.statistics.metrics import Metrics, StreamingMetrics, area_under_curve
 from screc.statistics.page_order import PageOrderConfig, PageOrders, PageReads, make_page_orders
 from screc.statistics.plot import plot_statistics
-from screc.statistics.summary import page_order_summary, statistics_summary
+from screc.statistics.summary import drift_summary, page_order_summary, statistics_summary
+from screc.statistics.table import TableStatistics
+from screc.statistics.tail import Tail
 
 __all__ = [
     "AccessCurve",
     "AccessStatistics",
+    "DistinctRows",
+    "HotSet",
     "Metrics",
     "PageOrderConfig",
     "PageOrders",
     "PageReads",
     "StreamingMetrics",
+    "TableDrift",
     "TableStatistics",
+    "Tail",
     "area_under_curve",
+    "drift_summary",
     "make_page_orders",
+    "measure_drift",
     "page_order_summary",
     "plot_statistics",
     "statistics_summary",

@@ -54,6 +54,23 @@ class AccessCurve:
         boundaries = np.append(boundaries, num_embeddings).astype(np.int64)
         return cls(boundaries, probabilities)
 
+    @classmethod
+    def of_masses(cls, num_embeddings: int, rows: np.ndarray, masses: np.ndarray) -> AccessCurve:
+        """The curve of runs of rows of which each has a part of the look-ups, in proportion to ``masses``.
+
+        Args:
+            num_embeddings: rows of the table; those beyond the runs have probability 0.
+            rows: [runs], rows of each run, in rank order. Estimates need not be whole: ends are rounded.
+            masses: float64 [runs], not negative.
+        """
+        ends = np.minimum(np.rint(np.cumsum(rows)), num_embeddings).astype(np.int64)
+        ends = np.append(ends, num_embeddings)
+        lengths = np.diff(ends, prepend=0)
+        masses = np.append(masses, 0.0)
+        kept = lengths > 0
+        probabilities = masses[kept] / lengths[kept] / masses[kept].sum()
+        return cls(np.concatenate(([0], ends[kept])), probabilities)
+
     @property
     def num_embeddings(self) -> int:
         """Rows of the table."""

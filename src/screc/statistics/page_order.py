@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from screc import _native
 from screc.statistics.access import AccessStatistics, TableStatistics
 from screc.statistics.coaccess import CoAccessSample, co_access_order
-from screc.statistics.counting import make_counter
 from screc.storage import PageGeometry, PageOrder, TableLayout
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def make_page_orders(
     the fewest pages, or none if the saving is below ``config.min_saving``. Without a log, every such table is
     ordered by the frequency that the statistics know.
 
-    Memory: 13 bytes per row of these tables with a log, 21 for co-access, besides ``config.max_lookups``.
+    Memory: 13 bytes per row of these tables with a log, 21 for co-access, and 16 more for the one whose order
+    is made, besides ``config.max_lookups``.
 
     Args:
         kind: "id" (no orders), "frequency" or "co-access".
@@ -177,14 +178,13 @@ class _Table:
         bands = (self._ranks.ids_in_ranks(first, rows), self._ranks.ids_in_ranks(0, first))
         return np.concatenate(bands).astype(np.uint32)
 
-    def counted_order(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """By counts of cold rows, then the cold rows that were not counted, then rows of earlier bands."""
+    def counted_order(self, ranked: np.ndarray) -> np.ndarray:
+        """Cold rows by descending count, then those that were not counted, then rows of earlier bands."""
         counted = np.zeros(self.layout.num_embeddings, np.uint8)
         if self._hot is not None:
             counted[self._hot] = 2
-        counted[ids] = 1
-        descending = ids[np.argsort(-counts, kind="stable")]
-        parts = (descending, np.flatnonzero(counted == 0), np.flatnonzero(counted == 2))
+        counted[ranked] = 1
+        parts = (ranked, np.flatnonzero(counted == 0), np.flatnonzero(counted == 2))
         return np.concatenate([part.astype(np.uint32) for part in parts])
 
     def cold(self, ids: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +282,11 @@ def _count(
     share = config.max_lookups // max(len(tables), 1)
     needed = [max(_LOOKUPS_PER_ROW * table.layout.num_embeddings, _LEAST_LOOKUPS) for table in tables]
     kept = [CoAccessSample(config.samples_per_call, min(share, enough)) for enough in needed]
-    counters = [make_counter(table.layout.table, table.layout.num_embeddings) for table in tables]
+    # Exact: an order takes 4 bytes a row anyway.
+    counters: list[_native.RowCounter | None] = [
+        _native.RowCounter(table.layout.table, rows := table.layout.num_embeddings, max(16 * rows, 2048))
+        for table in tables
+    ]
     for done, found in _lookups(tables, log, 0, counted, config):
         for counter, sample, (ids, samples) in zip(counters, kept, found, strict=True):
             counter.add(ids)
@@ -291,7 +295,7 @@ def _count(
         if progress is not None:
             progress(done, counted)
     for number, (table, sample) in enumerate(zip(tables, kept, strict=True)):
-        table.orders["frequency"] = table.counted_order(*counters[number].result())
+        table.orders["frequency"] = table.counted_order(counters[number].finish().ids)
         counters[number] = None  # frees its memory before the next order is made
         if not together:
             continue

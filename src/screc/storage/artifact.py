@@ -115,15 +115,35 @@ def index_specs(layout: TableLayout, band: int) -> dict[str, TensorSpec]:
         return {}
     if kind == "order":
         return {"slots": TensorSpec((layout.num_embeddings,), _U32)}
+    return _index_specs(kind, layout.num_embeddings, layout.bands[band].num_rows)
+
+
+def written_kind(layout: TableLayout, band: int) -> IndexKind | None:
+    """The form of the index of a band's written page groups; None where all were written."""
+    written = layout.bands[band].written
+    return None if written is None else index_kind(layout.page_groups(band), written)
+
+
+def written_specs(layout: TableLayout, band: int) -> dict[str, TensorSpec]:
+    """The arrays of that index by their last name, as the store takes them."""
+    kind, written = written_kind(layout, band), layout.bands[band].written
+    if kind is None or written is None:
+        return {}
+    return _index_specs(kind, layout.page_groups(band), written)
+
+
+def _index_specs(kind: IndexKind, limit: int, count: int) -> dict[str, TensorSpec]:
+    """A bitmap or hash index of ``count`` numbers below ``limit``."""
     if kind == "bitmap":
-        words = -(-layout.num_embeddings // 64)
+        words = -(-limit // 64)
         return {"bits": TensorSpec((words,), _U64), "directory": TensorSpec((-(-words // 8) + 1,), _U32)}
-    capacity = hash_capacity(layout.bands[band].num_rows)
+    capacity = hash_capacity(count)
     return {"keys": TensorSpec((capacity,), _I64), "slots": TensorSpec((capacity,), _U32)}
 
 
 def dram_specs(table: int, layout: TableLayout) -> dict[str, TensorSpec]:
-    """The tensors of one table in tables.safetensors: rows, cores, scales and indices of its bands."""
+    """The tensors of one table in tables.safetensors: rows, cores, scales and indices of its bands, and its
+    default row where a band has holes."""
     specs = {}
     for number, band in enumerate(layout.bands):
         prefix = f"{table}.{number}"
@@ -138,6 +158,14 @@ def dram_specs(table: int, layout: TableLayout) -> dict[str, TensorSpec]:
             specs[f"{prefix}.scale"] = TensorSpec((2,), _F32)
         for name, spec in index_specs(layout, number).items():
             specs[f"{prefix}.index.{name}"] = spec
+        for name, spec in written_specs(layout, number).items():
+            specs[f"{prefix}.pages.{name}"] = spec
+        if band.written is not None:
+            specs[f"{prefix}.default"] = (
+                TensorSpec((layout.embedding_dim,), _F32)
+                if band.format == "fp32"
+                else TensorSpec((layout.row_bytes(number),), _U8)
+            )
     return specs
 
 

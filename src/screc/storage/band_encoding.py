@@ -21,18 +21,61 @@ _CHUNK_BYTES = 8 << 20
 
 
 def band_scale(source: BandSource, band: int) -> Scale | None:
-    """What the rows of a band share; None where each has its own or none is needed. One pass over them."""
+    """What the rows of a band share; None where each has its own or none is needed. The scale that they were
+    trained with, if they were; else one pass over them."""
     layout, placed = source.layout, source.layout.bands[band]
     if placed.scale == "row":
         return None
     assert placed.format != "tt"
-    values, num_slots = BandValues(layout.embedding_dim), layout.slots(band)
+    if (trained := source.trained_scale(band)) is not None:
+        return trained
+    values = BandValues(layout.embedding_dim)
     step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
     # By slots, not as stored: an order of pages is no reason for another scale.
-    for start in range(0, num_slots, step):
-        slots = np.arange(start, min(start + step, num_slots))
+    for slots in source.stored_slots(band, step):
         values.add(source.rows(band, slots)[source.used(band, slots)])
+    if source.default is not None and band == len(layout.bands) - 1:
+        values.add(source.default[None])
     return shared_scale(values, placed.format)
+
+
+def encode_band(
+    source: BandSource, band: int, slots: np.ndarray, rows: np.ndarray, scale: Scale | None
+) -> np.ndarray:
+    """Rows float32 [n, dim] of slots [n] in their band's format, uint8 [n, row_bytes].
+
+    Raises:
+        ValueError: a value that the format cannot hold; the message names table, band and row (by its slot,
+            or its id in a last band).
+    """
+    row_format = source.layout.bands[band].format
+    assert row_format != "tt"
+    try:
+        return encode_rows(rows, row_format, scale)
+    except ValueError:
+        for slot, row in zip(slots, rows, strict=True):
+            try:
+                encode_rows(row[None], row_format, scale, first_row=int(slot))
+            except ValueError as refused:
+                raise ValueError(f"table {source.layout.table}, band {band}: {refused}") from refused
+        raise AssertionError("one of the rows was refused") from None
+
+
+def encode_default(source: BandSource, band: int, scale: Scale | None) -> np.ndarray:
+    """A sparse table's default row as its last band holds rows: float32 [dim], or uint8 [row_bytes].
+
+    Raises:
+        ValueError: a value that the format cannot hold; the message names the table.
+    """
+    row_format, default = source.layout.bands[band].format, source.default
+    assert default is not None
+    assert row_format != "tt"
+    if row_format == "fp32":
+        return default
+    try:
+        return encode_rows(default[None], row_format, scale)[0]
+    except ValueError as refused:
+        raise ValueError(f"table {source.layout.table}, its default row: {refused}") from refused
 
 
 def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], None] | None = None) -> TtFit:
@@ -44,7 +87,7 @@ def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], 
         lambda slots: source.rows(band, slots),
         source.layout.slots(band),
         shape,
-        used=lambda slots: source.used(band, slots),
+        weights=lambda slots: source.used(band, slots),
         progress=progress,
     )
 
@@ -91,5 +134,5 @@ class HeldRows:
         if band not in self._scales:
             self._scales[band] = band_scale(source, band)
         scale = self._scales[band]
-        encoded = encode_rows(rows, placed.format, scale)
+        encoded = encode_band(source, band, slots, rows, scale)
         return decode_rows(encoded, placed.format, source.layout.embedding_dim, scale)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 
-from .layout import TableLayout
-from .remap import bitmap_index, check_ids, slot_order
+from .layout import PageGeometry, TableLayout
+from .remap import check_ids, slot_order
+from .row_format import Scale
+from .sparse import written_groups
 from .tensors import TensorFile
 
 IdsInRanks = Callable[[int, int], np.ndarray]
@@ -44,18 +48,28 @@ class BandSource:
         ids_in_ranks: gives the ids of ranks [start, stop) in rank order. Needed to cut a whole table; where
             the bands are taken over it orders the rows of hash-indexed bands, which else keep their order.
 
+    Attributes:
+        default: of a sparse table, the row of every id without a stored one, float32 [dim]; else None.
+
     Raises:
-        ValueError: ids that are not unique, in range and disjoint; the message names table and band.
+        ValueError: ids that are not unique, in range and disjoint, or a default row that is not finite; the
+            message names table and band.
     """
 
     def __init__(
         self, file: TensorFile, stored: TableLayout, layout: TableLayout, ids_in_ranks: IdsInRanks | None
     ) -> None:
-        self.file, self.layout = file, layout
+        self.file, self.layout, self._stored = file, layout, stored
         self.taken_over = same_bands(stored, layout)
         self._ids_in_ranks = ids_in_ranks
-        # One bit per id that an earlier band holds: finds ids in two bands, and the last band's unused slots.
-        self._taken = np.zeros(-(-layout.num_embeddings // 64), np.uint64)
+        self._last = f"band.{len(stored.bands) - 1}"  # of the stored bands: it has room for every id
+        self.default = self._known = None
+        if f"{self._last}.default" in file:
+            self.default = np.array(file[f"{self._last}.default"])
+            self._known = file[f"{self._last}.ids"]
+            self._check_sparse(self.default, self._known)
+        # Ids that earlier bands hold, ascending: finds ids in two bands, and the last band's unused slots.
+        self._taken = np.zeros(0, np.int64)
         self._ids: list[np.ndarray] = []
         for band in range(len(layout.bands) - 1):
             ids = self._slot_ids(band)
@@ -66,35 +80,65 @@ class BandSource:
         """The ids of a band but the last, int64 [rows], in the order of its slots."""
         return self._ids[band]
 
+    @cached_property
+    def written_groups(self) -> np.ndarray | None:
+        """Of a sparse table whose last band is on SSD, the page groups that hold a known row: int64,
+        ascending. None where that are all."""
+        last = len(self._ids)
+        if self._known is None or self.layout.bands[last].memory != "ssd":
+            return None
+        geometry = PageGeometry.of(self.layout.row_bytes(last))
+        groups = written_groups(self._known[~_among(self._known, self._taken)], geometry)
+        return None if len(groups) == self.layout.page_groups(last) else groups
+
+    def stored_slots(self, band: int, step: int) -> Iterator[np.ndarray]:
+        """The slots of a band that packing stores, int64, ascending, ``step`` at a time: all, or those of
+        the page groups that are written, whole groups at a time."""
+        num_slots = self.layout.slots(band)
+        if band < len(self._ids) or (groups := self.written_groups) is None:
+            for start in range(0, num_slots, step):
+                yield np.arange(start, min(start + step, num_slots))
+            return
+        rows_per_page = PageGeometry.of(self.layout.row_bytes(band)).rows_per_page
+        together = max(1, step // rows_per_page)
+        for start in range(0, len(groups), together):
+            slots = groups[start : start + together, None] * rows_per_page + np.arange(rows_per_page)
+            yield slots[slots < num_slots]
+
     def used(self, band: int, slots: np.ndarray) -> np.ndarray:
-        """Which slots hold a row, bool [n]: all but the last band's slots of ids in an earlier band."""
+        """Which slots hold a row of their own, bool [n]: all but the last band's slots of ids in an earlier
+        band and, in a sparse table, of ids that have none."""
         if band < len(self._ids):
             return np.ones(len(slots), bool)
-        taken = self._taken.view(np.uint8)
-        return (taken[slots >> 3] >> (slots & 7).astype(np.uint8)) & 1 == 0
+        free = ~_among(slots, self._taken)
+        return free if self._known is None else free & _among(slots, self._known)
 
     def rows(self, band: int, slots: np.ndarray) -> np.ndarray:
-        """The rows of slots int64 [n], float32 [n, dim]; zero for unused slots.
+        """The rows of slots int64 [n], float32 [n, dim]: the default row where an id of a sparse table has
+        none, zeros for slots of ids in an earlier band.
 
         Raises:
             ValueError: a row is not finite; the message names table and row.
         """
-        layout = self.layout
+        layout, last = self.layout, band == len(self._ids)
         out = np.zeros((len(slots), layout.embedding_dim), np.float32)
-        used = np.flatnonzero(self.used(band, slots))
-        ids = slots[used] if band == len(self._ids) else self._ids[band][slots[used]]
-        places = ids
-        if self.taken_over and band != len(self._ids):
-            places = np.searchsorted(self.file[f"band.{band}.ids"], ids)
+        wanted = np.flatnonzero(~_among(slots, self._taken)) if last else np.arange(len(slots))
+        ids = slots[wanted] if last else self._ids[band][slots]
+        name, places = f"{self._last}.rows", ids
+        if self.taken_over and not last:
+            name, places = f"band.{band}.rows", np.searchsorted(self.file[f"band.{band}.ids"], ids)
+        elif self._known is not None:
+            out[wanted] = self.default
+            stored = _among(ids, self._known)
+            wanted, places = wanted[stored], np.searchsorted(self._known, ids[stored])
         # In the order of the file: it may not be in the page cache.
         order = np.argsort(places, kind="stable")
-        tensor = self.file[f"band.{band if self.taken_over else 0}.rows"]
-        out[used[order]] = tensor[places[order]]
+        out[wanted[order]] = self.file[name][places[order]]
         self.file.release()
         finite = np.isfinite(out).all(axis=1)
         if not finite.all():
             where = int(np.argmin(finite))
-            row = slots[where] if band == len(self._ids) else self._ids[band][slots[where]]
+            row = slots[where] if last else ids[where]
             raise ValueError(
                 f"table {layout.table}, row {row}: holds {_first_bad(out[where])}; a model with such rows "
                 "cannot be served, train it again (a lower learning rate helps)"
@@ -119,6 +163,25 @@ class BandSource:
                 )
         return cores
 
+    def trained_scale(self, band: int) -> Scale | None:
+        """The scale and bias that a band was trained with; None where its rows were trained otherwise.
+
+        Raises:
+            ValueError: they are not a scale and a bias.
+        """
+        if not self.taken_over:
+            return None
+        trained, placed = self._stored.bands[band], self.layout.bands[band]
+        if (trained.format, trained.scale) != (placed.format, placed.scale):
+            return None
+        scale, bias = self.file[f"band.{band}.scale"].tolist()
+        if not (0 <= scale < math.inf and math.isfinite(bias)):
+            raise ValueError(
+                f"table {self.layout.table}, band {band}: the scale {scale} and bias {bias} it was trained "
+                "with cannot be used; train it again (a lower learning rate helps)"
+            )
+        return scale, bias
+
     def _slot_ids(self, band: int) -> np.ndarray:
         layout, placed = self.layout, self.layout.bands[band]
         ranked = placed.tt is None
@@ -132,15 +195,17 @@ class BandSource:
                 )
             return slot_order(layout.num_embeddings, ids, ranked=ranked)
         ids = np.array(self.file[f"band.{band}.ids"])
-        if (np.diff(ids) <= 0).any():
-            where = int(np.argmax(np.diff(ids) <= 0))
-            raise ValueError(
-                f"table {layout.table}: band.{band}.ids[{where + 1}] = {ids[where + 1]} after {ids[where]}; "
-                "the ids of a stored band ascend"
-            )
+        _check_ascending(ids, f"table {layout.table}: band.{band}.ids")
         if self._ids_in_ranks is not None and ranked:
             return slot_order(layout.num_embeddings, self._in_rank_order(ids), ranked=True)
         return ids
+
+    def _check_sparse(self, default: np.ndarray, known: np.ndarray) -> None:
+        name = f"table {self.layout.table}"
+        if not np.isfinite(default).all():
+            raise ValueError(f"{name}: its default row holds {_first_bad(default)}; give finite numbers")
+        check_ids(known, self.layout.num_embeddings, f"{name}: {self._last}.ids")
+        _check_ascending(known, f"{name}: {self._last}.ids")
 
     def _take(self, band: int, ids: np.ndarray) -> None:
         """Marks a band's ids as taken, once they are known to be valid, unique and free."""
@@ -150,11 +215,12 @@ class BandSource:
         twice = ascending[1:] == ascending[:-1]
         if twice.any():
             raise ValueError(f"{name}: id {ascending[np.argmax(twice)]} occurs twice; {_COLLECT_AGAIN}")
-        bits, _ = bitmap_index(ascending, self.layout.num_embeddings)
-        if (self._taken & bits).any():
-            both = ascending[(self._taken.view(np.uint8)[ascending >> 3] >> (ascending & 7)) & 1 == 1]
-            raise ValueError(f"{name}: id {both[0]} is in an earlier band too; {_COLLECT_AGAIN}")
-        self._taken |= bits
+        both = _among(ascending, self._taken)
+        if both.any():
+            raise ValueError(
+                f"{name}: id {ascending[np.argmax(both)]} is in an earlier band too; {_COLLECT_AGAIN}"
+            )
+        self._taken = np.sort(np.concatenate((self._taken, ascending)), kind="stable")
 
     def _in_rank_order(self, ids: np.ndarray) -> np.ndarray:
         """Ascending ids in the order of their ranks, whichever ranks those are today."""
@@ -169,6 +235,27 @@ class BandSource:
             if missing <= 0:
                 break
         return np.concatenate(found)
+
+
+def _among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Which values (int64 [n]) are in an ascending array, bool [n]."""
+    if values.size == 0 or ascending.size == 0:
+        return np.zeros(values.size, bool)
+    # Values are mostly a short range of ids.
+    first, last = np.searchsorted(ascending, (values.min(), values.max() + 1))
+    near = ascending[first:last]
+    if near.size == 0:
+        return np.zeros(values.size, bool)
+    return near[np.minimum(np.searchsorted(near, values), near.size - 1)] == values
+
+
+def _check_ascending(ids: np.ndarray, name: str) -> None:
+    wrong = ids[1:] <= ids[:-1]
+    if wrong.any():
+        where = int(np.argmax(wrong))
+        raise ValueError(
+            f"{name}[{where + 1}] = {ids[where + 1]} after {ids[where]}; the ids of a stored band ascend"
+        )
 
 
 def _first_bad(values: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from .atomic import identity, read_unreplaced, replace_directory
@@ -31,10 +31,33 @@ T = TypeVar("T")
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StoredTable:
-    """A table of a checkpoint: its layout, and how the rows of a bag become one ("sum" or "mean")."""
+    """A table of a checkpoint.
+
+    Attributes:
+        layout: the bands it was trained with.
+        pooling: how the rows of a bag become one, "sum" or "mean".
+        known_rows: of a sparse table, the rows that are stored of its last band; all others are its default
+            row. None where every row is stored.
+    """
 
     layout: TableLayout
     pooling: Pooling
+    known_rows: int | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StoredTable:
+        known, last = self.known_rows, self.layout.bands[-1]
+        if known is None:
+            return self
+        if last.tt is not None:
+            raise ValueError(
+                f"table {self.layout.table}: known_rows counts rows, and its last band is a tensor train"
+            )
+        if not 0 <= known <= last.num_rows:
+            raise ValueError(
+                f"table {self.layout.table}: known_rows is {known}, its last band has {last.num_rows} rows"
+            )
+        return self
 
 
 class _Manifest(Frozen):
@@ -51,20 +74,26 @@ def table_file(table: int) -> str:
     return f"tables/{table:03d}.safetensors"
 
 
-def tensor_specs(layout: TableLayout) -> dict[str, TensorSpec]:
+def tensor_specs(layout: TableLayout, known_rows: int | None = None) -> dict[str, TensorSpec]:
     """The tensors of a table file, by docs/format.md."""
-    specs = {}
+    specs: dict[str, TensorSpec] = {}
+    f32, i64 = np.dtype(np.float32), np.dtype(np.int64)
     last = len(layout.bands) - 1
     for number, band in enumerate(layout.bands):
         if band.tt is not None:
             for core in range(band.tt.num_cores):
                 shape = band.tt.core_shape(core)
-                specs[f"band.{number}.tt.{core}"] = TensorSpec(shape, np.dtype(np.float32))
+                specs[f"band.{number}.tt.{core}"] = TensorSpec(shape, f32)
         else:
-            shape = (layout.slots(number), layout.embedding_dim)
-            specs[f"band.{number}.rows"] = TensorSpec(shape, np.dtype(np.float32))
+            rows = layout.slots(number) if number != last or known_rows is None else known_rows
+            specs[f"band.{number}.rows"] = TensorSpec((rows, layout.embedding_dim), f32)
+        if band.scale == "table":
+            specs[f"band.{number}.scale"] = TensorSpec((2,), f32)
         if number != last:
-            specs[f"band.{number}.ids"] = TensorSpec((band.num_rows,), np.dtype(np.int64))
+            specs[f"band.{number}.ids"] = TensorSpec((band.num_rows,), i64)
+    if known_rows is not None:
+        specs[f"band.{last}.ids"] = TensorSpec((known_rows,), i64)
+        specs[f"band.{last}.default"] = TensorSpec((layout.embedding_dim,), f32)
     return specs
 
 
@@ -158,7 +187,7 @@ class Checkpoint:
             DamagedFileError: a tensor is missing or has another shape or dtype than the layout says.
         """
         file = TensorFile(self.path / table_file(table))
-        _check_specs(file.path, {name: file.spec(name) for name in file.names}, self.tables[table].layout)
+        _check_specs(file.path, {name: file.spec(name) for name in file.names}, self.tables[table])
         return file
 
     def table(self, table: int) -> Mapping[str, np.ndarray]:
@@ -228,7 +257,7 @@ def write_checkpoint(
             file = directory / table_file(number)
             specs = {name: TensorSpec.of(array) for name, array in tensors.items()}
             try:
-                _check_specs(file, specs, table.layout)
+                _check_specs(file, specs, table)
             except DamagedFileError as error:
                 raise ValueError(f"table {table.layout.table}: the tensor file {error.fault}") from None
             entry = write_tensors(file, specs, tensors.__getitem__)
@@ -254,8 +283,8 @@ def write_checkpoint(
         write_json(directory / MODEL_FILE, manifest)
 
 
-def _check_specs(path: Path, found: Mapping[str, TensorSpec], layout: TableLayout) -> None:
-    expected = tensor_specs(layout)
+def _check_specs(path: Path, found: Mapping[str, TensorSpec], table: StoredTable) -> None:
+    expected = tensor_specs(table.layout, table.known_rows)
     for name, spec in expected.items():
         if name not in found:
             raise DamagedFileError(path, f"lacks tensor '{name}' of its layout")

@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from .frozen import Frozen
 from .row_format import LARGEST_CODE, RowFormat, ScaleOf, row_bytes
 
 Format = RowFormat | Literal["tt"]
-Memory = Literal["dram", "ssd"]
+# llc: fast memory of a device's own that holds what it is told to (an FPGA's on-chip memory, a GPU's).
+# Nothing that is packed here uses it.
+Memory = Literal["llc", "dram", "ssd"]
 PageOrderKind = Literal["id", "frequency", "co-access"]
 
 # Scale and bias in float32.
@@ -80,6 +83,15 @@ class TtShape(Frozen):
             columns *= self.col_factors[core]
         return flops
 
+    @property
+    def exact(self) -> bool:
+        """Whether cores of this shape can rebuild any rows: no rank is less than its unfolding can have."""
+        sizes = [rows * columns for rows, columns in zip(self.row_factors, self.col_factors, strict=True)]
+        return all(
+            self.ranks[cut] >= min(math.prod(sizes[:cut]), math.prod(sizes[cut:]))
+            for cut in range(1, self.num_cores)
+        )
+
     @classmethod
     def balanced(cls, num_rows: int, embedding_dim: int, tt_rank: int, num_cores: int = 3) -> TtShape:
         """The most even factors: ``prod(row_factors) >= num_rows``, ``prod(col_factors) == embedding_dim``.
@@ -127,6 +139,8 @@ class Band(Frozen):
     ``scale`` says whether each int8 or int4 row has its own scale and bias or all rows of the band share one
     ("table"); other formats have none.
     ``order`` is that of the rows in the pages of a last band on SSD; any but the ids' costs an index.
+    ``written`` is the number of page groups (:class:`PageGeometry`) that were written of a sparse table's
+    last band on SSD; None where all were.
     """
 
     start: int = Field(ge=0)
@@ -137,6 +151,7 @@ class Band(Frozen):
     scale: ScaleOf = "row"
     tt: TtShape | None = None
     order: PageOrderKind = "id"
+    written: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Band:
@@ -144,12 +159,17 @@ class Band(Frozen):
             raise ValueError(f"band [{self.start}, {self.stop}) is empty; drop it")
         if (self.format == "tt") != (self.tt is not None):
             raise ValueError("tt must be given for bands of format 'tt' and only for them")
-        if self.format == "tt" and self.memory != "dram":
-            raise ValueError(f"a tt band lives in dram, got memory '{self.memory}'")
+        if self.format == "tt" and self.memory == "ssd":
+            raise ValueError(f"a tt band lives in dram or llc, got memory '{self.memory}'")
         if self.scale == "table" and self.format not in LARGEST_CODE:
             raise ValueError(f"only int8 and int4 bands have a scale to share, this one is {self.format}")
         if self.order != "id" and self.memory != "ssd":
             raise ValueError(f"order: only pages on ssd have one, got '{self.order}' in {self.memory}")
+        if self.written is not None and (self.memory != "ssd" or self.order != "id"):
+            raise ValueError(
+                "written: only pages on ssd in the order of the ids can have holes, got order "
+                f"'{self.order}' in {self.memory}"
+            )
         return self
 
     @property
@@ -188,6 +208,8 @@ class TableLayout(Frozen):
                     f"table {self.table}: order of band {position} is '{band.order}'; only the rows of the "
                     "last band can be ordered"
                 )
+            if band.written is not None:
+                self._check_written(position)
             if band.tt is None:
                 continue
             if band.tt.embedding_dim != self.embedding_dim:
@@ -202,6 +224,16 @@ class TableLayout(Frozen):
                     f"the band needs {needed}"
                 )
         return self
+
+    def _check_written(self, position: int) -> None:
+        written = self.bands[position].written
+        assert written is not None
+        if position != len(self.bands) - 1:
+            raise ValueError(
+                f"table {self.table}: band {position} has pages that were not written; only the last can"
+            )
+        if written > (groups := self.page_groups(position)):
+            raise ValueError(f"table {self.table}: {written} of {groups} page groups were written")
 
     def slots(self, band: int) -> int:
         """Rows that the band has room for: its own, or the whole table for the last band."""
@@ -224,30 +256,71 @@ class TableLayout(Frozen):
             return PageGeometry.of(self.row_bytes(band)).file_bytes(self.slots(band))
         return self.row_bytes(band) * self.slots(band)
 
+    def page_groups(self, band: int) -> int:
+        """Page groups of an SSD band, written or not."""
+        return PageGeometry.of(self.row_bytes(band)).num_groups(self.slots(band))
+
+    def written_bytes(self, band: int) -> int:
+        """Bytes of an SSD band's pages that were written; the others are holes of its file."""
+        geometry, written = PageGeometry.of(self.row_bytes(band)), self.bands[band].written
+        groups = self.page_groups(band) if written is None else written
+        return groups * geometry.pages_per_row * PAGE_BYTES
+
     def index_bytes(self, band: int) -> int:
-        """DRAM bytes of the band's id-to-slot index; 0 for a last band in the order of the ids."""
-        if band == len(self.bands) - 1:
-            return 0 if self.bands[band].order == "id" else _ORDER_BYTES_PER_ID * self.num_embeddings
-        return index_bytes(self.num_embeddings, self.bands[band].num_rows)
+        """Bytes of what finds the band's rows: the id-to-slot index, which a last band has only in
+        another order than the ids'; the index of its written pages, and the default row, if it has
+        holes. It stands in DRAM, or beside its band in llc."""
+        placed = self.bands[band]
+        if band < len(self.bands) - 1:
+            return index_bytes(self.num_embeddings, placed.num_rows)
+        if placed.order != "id":
+            return _ORDER_BYTES_PER_ID * self.num_embeddings
+        if placed.written is None:
+            return 0
+        return index_bytes(self.page_groups(band), placed.written) + self.row_bytes(band)
+
+    @property
+    def llc_bytes(self) -> int:
+        """Fast memory that bands in llc take: rows, cores, indices and shared scales."""
+        return sum(
+            self.band_bytes(b) + self._beside_bytes(b)
+            for b, band in enumerate(self.bands)
+            if band.memory == "llc"
+        )
 
     @property
     def dram_bytes(self) -> int:
         """DRAM the table takes when served: rows, cores, indices and shared scales."""
         return sum(
-            self.index_bytes(b)
-            + (self.band_bytes(b) if band.memory == "dram" else 0)
-            + (SHARED_SCALE_BYTES if band.scale == "table" else 0)
+            (self.band_bytes(b) if band.memory == "dram" else 0) + self._beside_bytes(b)
             for b, band in enumerate(self.bands)
+            if band.memory != "llc"
         )
 
     @property
     def ssd_bytes(self) -> int:
-        """SSD bytes of the table."""
+        """SSD bytes of the table, holes included."""
         return sum(self.band_bytes(b) for b, band in enumerate(self.bands) if band.memory == "ssd")
+
+    @property
+    def ssd_written_bytes(self) -> int:
+        """SSD bytes of the table without holes."""
+        return sum(self.written_bytes(b) for b, band in enumerate(self.bands) if band.memory == "ssd")
+
+    def _beside_bytes(self, band: int) -> int:
+        """Bytes of what a band needs besides its rows or cores."""
+        return self.index_bytes(band) + (SHARED_SCALE_BYTES if self.bands[band].scale == "table" else 0)
 
     def with_order(self, order: PageOrderKind) -> TableLayout:
         """The same layout with its last band's rows in this order."""
-        last = Band(**{**dict(self.bands[-1]), "order": order})
+        return self._with_last(order=order)
+
+    def with_written(self, groups: int | None) -> TableLayout:
+        """The same layout with this many page groups of its last band written; None: all."""
+        return self._with_last(written=groups)
+
+    def _with_last(self, **changes: object) -> TableLayout:
+        last = Band(**{**dict(self.bands[-1]), **changes})
         return TableLayout(**{**dict(self), "bands": (*self.bands[:-1], last)})
 
     @classmethod
@@ -271,6 +344,12 @@ def index_bytes(num_embeddings: int, num_rows: int) -> int:
     return min(_bitmap_bytes(num_embeddings), _hash_bytes(num_rows))
 
 
+def index_sizes(num_embeddings: int, num_rows: np.ndarray) -> np.ndarray:
+    """:func:`index_bytes` for each of ``num_rows``, int64 [n]."""
+    capacity = np.maximum(4, -(-num_rows * 4 // 3))
+    return np.minimum(_bitmap_bytes(num_embeddings), _HASH_BYTES_PER_ENTRY * capacity)
+
+
 def hash_capacity(num_rows: int) -> int:
     """Slots of the open-addressing table: the rows at a load of at most 3/4, at least 4."""
     return max(4, -(-num_rows * 4 // 3))
@@ -291,7 +370,10 @@ PAGE_HEADER_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class PageGeometry:
-    """Where the rows of an SSD band stand: whole rows per page, or whole pages per row for long rows."""
+    """Where the rows of an SSD band stand: whole rows per page, or whole pages per row for long rows.
+
+    A **page group** is what is written together: a page, or the pages of one long row.
+    """
 
     row_bytes: int
     rows_per_page: int
@@ -305,9 +387,13 @@ class PageGeometry:
             return cls(row_bytes, payload // row_bytes, 1)
         return cls(row_bytes, 1, -(-row_bytes // payload))
 
+    def num_groups(self, num_rows: int) -> int:
+        """Page groups that hold ``num_rows`` rows."""
+        return -(-num_rows // self.rows_per_page)
+
     def num_pages(self, num_rows: int) -> int:
         """Pages that hold ``num_rows`` rows."""
-        return -(-num_rows // self.rows_per_page) * self.pages_per_row
+        return self.num_groups(num_rows) * self.pages_per_row
 
     def file_bytes(self, num_rows: int) -> int:
         """File size for ``num_rows`` rows."""

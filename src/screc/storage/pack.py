@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -31,16 +31,19 @@ from .artifact import (
     index_specs,
     pages_file,
     write_manifest,
+    written_specs,
 )
 from .atomic import replace_directory
-from .band_encoding import band_cores, band_scale
-from .band_source import BandSource, IdsInRanks, same_bands, trained_whole
+from .band_encoding import band_cores, band_scale, encode_band, encode_default
+from .band_source import BandSource, IdsInRanks, same_bands
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
 from .layout import PAGE_BYTES, PageGeometry, TableLayout
+from .matching import PlacementPlan, RankedTables, check_sparse, match_layouts, match_statistics
 from .page_order import PageOrder, ordered_layouts
 from .remap import bitmap_index, hash_index
-from .row_format import EncodingError, Scale, decode_rows, encode_rows
+from .row_format import EncodingError, Scale, decode_rows
+from .sparse import group_index, runs
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
 
 _CHUNK_BYTES = 8 << 20
@@ -48,35 +51,6 @@ _CHUNK_BYTES = 8 << 20
 Progress = Callable[[int, int], None]
 # Chooses a precision, given the directory of an artifact that is complete but for it.
 ChoosePrecision = Callable[[Path], DensePrecision]
-
-
-class RankedTable(Protocol):
-    """What packing asks of a table's access statistics."""
-
-    name: str
-    num_embeddings: int
-
-    def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
-        """The ids of ranks [start, stop), int64, in rank order."""
-
-
-class RankedTables(Protocol):
-    """What packing asks of access statistics."""
-
-    @property
-    def tables(self) -> Sequence[RankedTable]:
-        """One entry per table."""
-
-
-class PlacementPlan(Protocol):
-    """What packing asks of a plan."""
-
-    @property
-    def layouts(self) -> Sequence[TableLayout]:
-        """One layout per table."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON values, kept in the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +69,8 @@ class PackReport:
     Attributes:
         path: the artifact.
         dram_bytes: bytes the tables take in DRAM when served: rows, cores and indices.
-        ssd_bytes: bytes of the page files.
+        ssd_bytes: bytes of the page files, holes included.
+        written_bytes: bytes of their pages that were written; less than ``ssd_bytes`` in sparse tables.
         tt_bytes: bytes of tensor-train cores, part of ``dram_bytes``.
         index_bytes: bytes of the indices, part of ``dram_bytes``.
         dense_bytes: bytes of the weights outside the tables.
@@ -108,6 +83,7 @@ class PackReport:
     path: Path
     dram_bytes: int
     ssd_bytes: int
+    written_bytes: int
     tt_bytes: int
     index_bytes: int
     dense_bytes: int
@@ -130,8 +106,10 @@ def pack(
 
     A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
     table trained with the plan's bands is taken over bit by bit, but for rows that the plan wants in another
-    format than float32, which are rounded to it. Memory does not grow with the table beyond its remap (16
-    bytes per row of its indexed bands, 8 per row of an ordered table) and the projected rows of a fit.
+    format than float32, which are rounded to it. Of a sparse table's last band on SSD only the pages with
+    known rows are written, the rest of the file being holes. Memory does not grow with the table beyond its
+    remap (16 bytes per row of its indexed bands, 8 per row of an ordered table, 8 per known row of a sparse
+    table) and the projected rows of a fit.
 
     Args:
         checkpoint: the trained model.
@@ -156,24 +134,26 @@ def pack(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.open(checkpoint)
     trained = [table.layout for table in checkpoint.tables]
-    layouts = trained if plan is None else _match_layouts(checkpoint, plan.layouts)
+    layouts = trained if plan is None else match_layouts(checkpoint, plan.layouts)
     orders = {order.table: order for order in page_orders}
     if len(orders) != len(page_orders):
         raise ValueError("page_orders: two are of the same table")
     layouts = ordered_layouts(layouts, orders)
-    ranks = _match_statistics(checkpoint, layouts, statistics)
+    check_sparse(checkpoint, layouts)
+    ranks = match_statistics(checkpoint, layouts, statistics)
     if checkpoint.path.resolve().is_relative_to(Path(out).resolve()):
         raise ValueError(f"out: {out} holds the checkpoint {checkpoint.path}; choose another path")
     with replace_directory(out, holding=MANIFEST_FILE) as directory:
-        _check_space(directory, checkpoint, layouts)
         packer = _Packer(checkpoint, layouts, ranks, orders, directory, progress)
         manifest = checkpoint.unreplaced(lambda: packer.write(None if plan is None else plan.to_dict()))
         if choose_precision is not None:
             manifest = _with_precision(directory, manifest, choose_precision(directory))
+    layouts = packer.layouts
     return PackReport(
         path=Path(out),
         dram_bytes=sum(layout.dram_bytes for layout in layouts),
         ssd_bytes=sum(layout.ssd_bytes for layout in layouts),
+        written_bytes=sum(layout.ssd_written_bytes for layout in layouts),
         tt_bytes=sum(
             layout.band_bytes(b) for layout in layouts for b, band in enumerate(layout.bands) if band.tt
         ),
@@ -201,7 +181,7 @@ class _Packer:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        layouts: Sequence[TableLayout],
+        layouts: list[TableLayout],
         ranks: Sequence[IdsInRanks | None],
         orders: Mapping[str, PageOrder],
         directory: Path,
@@ -212,21 +192,18 @@ class _Packer:
         self.fit_errors: dict[tuple[int, int], float] = {}
         self.dense_bytes = 0
         self._source: tuple[int, BandSource] | None = None
+        self._written: tuple[int, dict[str, np.ndarray]] | None = None
         self._index: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
         self._cores: tuple[tuple[int, int], Sequence[np.ndarray]] | None = None
         self._scales: dict[tuple[int, int], Scale | None] = {}
-        self._done = 0
-        self._to_do = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts) + sum(
-            layout.num_embeddings * layout.embedding_dim * 4
-            for t, layout in enumerate(layouts)
-            for b in range(len(layout.bands))
-            if self._fitted(t, b)
-        )
+        self._done = self._to_do = 0
 
     def write(self, plan: dict[str, Any] | None) -> Manifest:
         """Writes everything, the manifest last, and returns that."""
         for table in range(len(self.layouts)):
             self.checkpoint.check(table_file(table))  # a damaged table is found before it is packed
+            self.layouts[table] = self._with_holes(table)
+        self._plan_work()
         dense = self.checkpoint.dense()
         for name, weight in dense.items():
             if not np.isfinite(weight).all():
@@ -270,6 +247,32 @@ class _Packer:
             self._source = (table, BandSource(file, stored, self.layouts[table], self.ranks[table]))
         return self._source[1]
 
+    def _with_holes(self, table: int) -> TableLayout:
+        """The table's layout, which says how many pages are written where only some of its rows are known."""
+        layout = self.layouts[table]
+        if self.checkpoint.tables[table].known_rows is None:
+            return layout
+        groups = self.source(table).written_groups
+        return layout if groups is None else layout.with_written(len(groups))
+
+    def _plan_work(self) -> None:
+        """Counts the bytes to be written and to be fitted; refuses before the work what would not fit."""
+        written = sum(layout.dram_bytes + layout.ssd_written_bytes for layout in self.layouts)
+        needed = written + sum(
+            entry.bytes
+            for entry in self.checkpoint.files
+            if entry.path == DENSE_FILE or entry.path.startswith(f"{ASSETS}/")
+        )
+        free = shutil.disk_usage(self.directory).free
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({needed} bytes needed, {free} free)")
+        self._to_do = written + sum(
+            layout.num_embeddings * layout.embedding_dim * 4
+            for t, layout in enumerate(self.layouts)
+            for b in range(len(layout.bands))
+            if self._fitted(t, b)
+        )
+
     def _fitted(self, table: int, band: int) -> bool:
         layout = self.layouts[table]
         return layout.bands[band].tt is not None and not same_bands(
@@ -291,6 +294,10 @@ class _Packer:
             found = np.array(self._scale(table, band), np.float32)
         elif kind == "index":
             found = self._index_arrays(table, band)[rest[0]]
+        elif kind == "pages":
+            found = self._written_arrays(table, band)[rest[0]]
+        elif kind == "default":
+            found = encode_default(self.source(table), band, self._scale(table, band))
         else:
             found = self._tt(table, band)[int(rest[0])]
         self._advance(found.nbytes)
@@ -298,50 +305,31 @@ class _Packer:
 
     def _row_chunks(self, table: int, band: int) -> Iterable[np.ndarray]:
         step = max(1, _CHUNK_BYTES // (4 * self.layouts[table].embedding_dim))
-        for rows in self._encoded(table, band, step):
+        for _, rows in self._encoded(table, band, step):
             yield rows
             self._advance(rows.nbytes)
 
-    def _pieces(self, table: int, band: int, step: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Rows in the order they are stored, at most ``step`` at a time, with the slots that the source knows
-        them by: in a last band, whatever its order, their ids."""
-        layout, source = self.layouts[table], self.source(table)
-        order = None if layout.bands[band].order == "id" else self.orders[layout.table].ids
-        for start in range(0, layout.slots(band), step):
-            stop = min(start + step, layout.slots(band))
-            slots = np.arange(start, stop) if order is None else order[start:stop].astype(np.int64)
-            yield slots, source.rows(band, slots)
-
-    def _encoded(self, table: int, band: int, step: int) -> Iterable[np.ndarray]:
-        """All rows of a band in its format, at most ``step`` at a time; notes what the format loses."""
+    def _encoded(self, table: int, band: int, step: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """The stored rows of a band in its format, ``step`` at a time, with their slots; notes what the
+        format loses."""
         layout, source = self.layouts[table], self.source(table)
         row_format, dim = layout.bands[band].format, layout.embedding_dim
         assert row_format != "tt"
-        if row_format == "fp32":
-            yield from (rows for _, rows in self._pieces(table, band, step))
-            return
+        # In a last band, whatever its order, the source knows rows by their ids.
+        order = None if layout.bands[band].order == "id" else self.orders[layout.table].ids
         scale, error = self._scale(table, band), EncodingError()
-        for slots, rows in self._pieces(table, band, step):
-            try:
-                encoded = encode_rows(rows, row_format, scale)
-            except ValueError:
-                self._refuse(table, band, slots, rows)
-            used = source.used(band, slots)
+        for slots in source.stored_slots(band, step):
+            places = slots if order is None else order[slots].astype(np.int64)
+            rows = source.rows(band, places)
+            if row_format == "fp32":
+                yield slots, rows
+                continue
+            encoded = encode_band(source, band, places, rows, scale)
+            used = source.used(band, places)
             error.add(rows[used], decode_rows(encoded, row_format, dim, scale)[used])
-            yield encoded
-        self.fit_errors[table, band] = error.relative
-
-    def _refuse(self, table: int, band: int, slots: np.ndarray, rows: np.ndarray) -> NoReturn:
-        """Raises for the first of these rows that its format cannot hold, naming it by its slot or id."""
-        row_format = self.layouts[table].bands[band].format
-        assert row_format != "tt"
-        for slot, row in zip(slots, rows, strict=True):
-            try:
-                encode_rows(row[None], row_format, self._scale(table, band), first_row=int(slot))
-            except ValueError as refused:
-                name = self.layouts[table].table
-                raise ValueError(f"table {name}, band {band}: {refused}") from refused
-        raise AssertionError("one of the rows was refused")
+            yield slots, encoded
+        if row_format != "fp32":
+            self.fit_errors[table, band] = error.relative
 
     def _scale(self, table: int, band: int) -> Scale | None:
         """What the rows of a band share; None where each has its own or none is needed."""
@@ -366,6 +354,16 @@ class _Packer:
             self._index = ((table, band), named)
         return self._index[1]
 
+    def _written_arrays(self, table: int, band: int) -> dict[str, np.ndarray]:
+        if self._written is None or self._written[0] != table:
+            self._written = None
+            layout = self.layouts[table]
+            groups = self.source(table).written_groups
+            assert groups is not None
+            arrays = group_index(groups, layout.page_groups(band))
+            self._written = (table, dict(zip(written_specs(layout, band), arrays, strict=True)))
+        return self._written[1]
+
     def _tt(self, table: int, band: int) -> Sequence[np.ndarray]:
         if self._cores is None or self._cores[0] != (table, band):
             self._cores = None
@@ -389,17 +387,23 @@ class _Packer:
         layout = self.layouts[table]
         geometry = PageGeometry.of(layout.row_bytes(band))
         step = max(1, _CHUNK_BYTES // (PAGE_BYTES * geometry.pages_per_row)) * geometry.rows_per_page
-        name, checksum, page = pages_file(table, band), 0, 0
+        name, num_bytes = pages_file(table, band), layout.band_bytes(band)
         buffer = np.empty((geometry.num_pages(min(step, layout.slots(band))), PAGE_BYTES), np.uint8)
+        checksum = done = 0
         with open(self.directory / name, "wb") as file:
-            for rows in self._encoded(table, band, step):
-                pages = buffer[: geometry.num_pages(len(rows))]
-                _native.fill_pages(rows.view(np.uint8), table, band, page, pages)
-                file.write(memoryview(pages).cast("B"))
-                checksum = _native.crc32c(pages, checksum)
-                page += len(pages)
-                self._advance(pages.nbytes)
-        return FileEntry(path=name, bytes=page * PAGE_BYTES, crc32c=checksum)
+            file.truncate(num_bytes)
+            for slots, rows in self._encoded(table, band, step):
+                for start, stop in runs(slots):
+                    page = int(slots[start]) // geometry.rows_per_page * geometry.pages_per_row
+                    pages = buffer[: geometry.num_pages(stop - start)]
+                    _native.fill_pages(rows[start:stop].view(np.uint8), table, band, page, pages)
+                    file.seek(page * PAGE_BYTES)  # what is passed over stays a hole
+                    file.write(memoryview(pages).cast("B"))
+                    checksum = _native.crc32c_zeros(page * PAGE_BYTES - done, checksum)
+                    checksum = _native.crc32c(pages, checksum)
+                    done = page * PAGE_BYTES + pages.nbytes
+                    self._advance(pages.nbytes)
+        return FileEntry(path=name, bytes=num_bytes, crc32c=_native.crc32c_zeros(num_bytes - done, checksum))
 
     def _copy_assets(self) -> list[FileEntry]:
         files = []
@@ -432,66 +436,3 @@ class _Packer:
         self._done = done
         if self.progress is not None:
             self.progress(done, self._to_do)
-
-
-def _match_layouts(checkpoint: Checkpoint, planned: Sequence[TableLayout]) -> list[TableLayout]:
-    """The plan's layouts in the checkpoint's order, checked against it."""
-    by_name = {layout.table: layout for layout in planned}
-    if len(by_name) != len(planned):
-        raise ValueError("plan: two layouts have the same table name; plan again")
-    result = []
-    for stored in (table.layout for table in checkpoint.tables):
-        layout = by_name.pop(stored.table, None)
-        if layout is None:
-            raise ValueError(f"table {stored.table}: the plan has no layout for it; plan for this checkpoint")
-        for field in ("num_embeddings", "embedding_dim"):
-            if getattr(layout, field) != getattr(stored, field):
-                raise ValueError(
-                    f"table {stored.table}: {field} is {getattr(stored, field)} in the checkpoint and "
-                    f"{getattr(layout, field)} in the plan; plan for this checkpoint"
-                )
-        if not trained_whole(stored) and not same_bands(stored, layout):
-            raise ValueError(
-                f"table {stored.table}: it was trained with the bands {_bands_text(stored)}, the plan has "
-                f"{_bands_text(layout)}; pack with the plan it was trained for, or train it with this one"
-            )
-        result.append(layout)
-    if by_name:
-        raise ValueError(f"table {next(iter(by_name))}: it is in the plan and not in the checkpoint")
-    return result
-
-
-def _match_statistics(
-    checkpoint: Checkpoint, layouts: Sequence[TableLayout], statistics: RankedTables | None
-) -> list[IdsInRanks | None]:
-    by_name = {} if statistics is None else {table.name: table for table in statistics.tables}
-    result: list[IdsInRanks | None] = []
-    for stored, layout in zip((table.layout for table in checkpoint.tables), layouts, strict=True):
-        table = by_name.get(layout.table)
-        if table is not None and table.num_embeddings != layout.num_embeddings:
-            raise ValueError(
-                f"table {layout.table}: the statistics count {table.num_embeddings} rows, the table has "
-                f"{layout.num_embeddings}; collect them with this model's encoder"
-            )
-        if table is None and not same_bands(stored, layout) and len(layout.bands) > 1:
-            raise ValueError(
-                f"table {layout.table}: cutting it into bands needs its access statistics; collect them and "
-                "pass them to pack"
-            )
-        result.append(None if table is None else table.ids_in_ranks)
-    return result
-
-
-def _check_space(directory: Path, checkpoint: Checkpoint, layouts: Sequence[TableLayout]) -> None:
-    """Refuses before the work what could not be written after it."""
-    needed = sum(layout.dram_bytes + layout.ssd_bytes for layout in layouts)
-    needed += sum(
-        e.bytes for e in checkpoint.files if e.path == DENSE_FILE or e.path.startswith(f"{ASSETS}/")
-    )
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({needed} bytes needed, {free} free)")
-
-
-def _bands_text(layout: TableLayout) -> str:
-    return ", ".join(f"{band.start}-{band.stop} {band.format}" for band in layout.bands)

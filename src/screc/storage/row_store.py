@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, index_specs, load_artifact, pages_file
+from .artifact import Artifact, index_specs, load_artifact, pages_file, written_kind, written_specs
+from .mapping import DataFlow, TableCores, set_mapping
 from .strategy import set_strategies
 
 CachePolicy = Literal["sketch", "lru"]
@@ -138,8 +139,21 @@ class RowStore:
                     rows = tensors[f"{prefix}.rows"]
                     native.add_dram_band(number, rows, index, format=band.format, scale=scale)
                 else:
-                    pages = str(artifact.path / pages_file(number, position))
-                    native.add_ssd_band(number, pages, position, index, format=band.format, scale=scale)
+                    written, default_row = None, None
+                    if (form := written_kind(layout, position)) is not None:
+                        names = written_specs(layout, position)
+                        written = (form, *(tensors[f"{prefix}.pages.{name}"] for name in names))
+                        default_row = tensors[f"{prefix}.default"].view(np.uint8)
+                    native.add_ssd_band(
+                        number,
+                        str(artifact.path / pages_file(number, position)),
+                        position,
+                        index,
+                        format=band.format,
+                        scale=scale,
+                        written=written,
+                        default_row=default_row,
+                    )
         names = tuple(table.layout.table for table in artifact.tables)
         single = {
             number: tensors[f"{number}.0.rows"]
@@ -167,8 +181,25 @@ class RowStore:
         self.native.gather(number, ids, out)
         return out
 
+    def set_mapping(self, mapping: Sequence[TableCores]) -> None:
+        """Says whose each table is in the asymmetric data flow, in any order; an empty one: no such flow.
+
+        Copies of the rows that belong to cores are made now, and worker threads stay on cores of their own.
+
+        Raises:
+            KeyError: a name is no table's.
+            ValueError: a table is missing or twice there, or cannot be looked up as the mapping says.
+        """
+        set_mapping(self.native, mapping, self.tables)
+
     def lookup(
-        self, ids: np.ndarray, offsets: np.ndarray, batch_size: int, out: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        batch_size: int,
+        out: np.ndarray | None = None,
+        *,
+        data_flow: DataFlow = "symmetric",
     ) -> np.ndarray:
         """Pools the bags of a batch, float32 [batch_size, sum of the tables' dims].
 
@@ -177,14 +208,16 @@ class RowStore:
             offsets: int64 [tables * batch_size + 1], table-major, as in :class:`screc.data.Batch`.
             batch_size: samples.
             out: where to write; made when None.
+            data_flow: "asymmetric" looks up as the mapping says (:meth:`set_mapping`); the bits are the same.
 
         Raises:
             ValueError: ids or offsets out of range; the message names table, position and value.
             OSError: a page is damaged or cannot be read; the message names table, page and file.
+            RuntimeError: the asymmetric data flow without a mapping.
         """
         if out is None:
             out = np.empty((batch_size, sum(self._dims)), np.float32)
-        self.native.lookup(ids, offsets, batch_size, out)
+        self.native.lookup(ids, offsets, batch_size, out, data_flow)
         return out
 
     def prefetch(

@@ -15,14 +15,17 @@ from .artifact import (
     TABLES_FILE,
     Artifact,
     check_digest,
-    index_specs,
     pages_file,
     read_manifest,
+    written_kind,
+    written_specs,
 )
 from .atomic import identity, read_unreplaced
 from .checksum import DamagedFileError, FileEntry
-from .layout import PAGE_BYTES
-from .page_order import is_permutation
+from .layout import PAGE_BYTES, PageGeometry, TableLayout
+from .sparse import indexed_groups, pages_with_data, runs
+from .tensor_checks import tensor_faults
+from .tensors import TensorFile
 
 _PAGES_PER_STEP = 2048
 
@@ -60,8 +63,9 @@ class VerifyReport:
     Attributes:
         path: the artifact.
         files: files read whole.
-        bytes: bytes read.
+        bytes: bytes read; holes of sparse bands are not.
         pages: pages checked.
+        holes: pages of sparse bands that were never written.
         damages: everything that is wrong, by file and page.
     """
 
@@ -69,6 +73,7 @@ class VerifyReport:
     files: int
     bytes: int
     pages: int
+    holes: int
     damages: tuple[Damage, ...]
 
     @property
@@ -110,133 +115,183 @@ def _verify(path: Path, progress: Progress | None) -> VerifyReport:
             raise
         if isinstance(error, DamagedFileError):
             damages.append(_damage(path, error))
-        return VerifyReport(path, 1, len(data), 0, tuple(damages))
-    check = _Check(path, sum(entry.bytes for entry in artifact.files), progress)
-    bands = {}
-    for number, table in enumerate(artifact.tables):
-        for position, band in enumerate(table.layout.bands):
-            if band.memory == "ssd":
-                bands[pages_file(number, position)] = (number, table.layout.table, position)
-    for entry in artifact.files:
+        return VerifyReport(path, 1, len(data), 0, 0, tuple(damages))
+    check = _Check(artifact, progress)
+    # The tensors before the pages: they tell which pages of a sparse band there are.
+    for entry in sorted(artifact.files, key=lambda entry: entry.path in check.bands):
         try:
             entry.check_size(path)
         except DamagedFileError as error:
             damages.append(_damage(path, error))
             if not (path / entry.path).is_file():
                 continue
-        if entry.path in bands:
-            damages += check.pages(entry, *bands[entry.path])
-        else:
+        if entry.path not in check.bands:
             damages += check.whole(entry)
-    if not any(damage.file == TABLES_FILE for damage in damages):
-        damages += _check_tensors(artifact)
-    read = len(data) + check.bytes_read
-    return VerifyReport(path, len(artifact.files) + 1, read, check.pages_read, tuple(damages))
+            if entry.path == TABLES_FILE and not any(damage.file == TABLES_FILE for damage in damages):
+                damages += check.tensors()
+        else:
+            damages += check.pages(entry)
+    return VerifyReport(
+        path=path,
+        files=len(artifact.files) + 1,
+        bytes=len(data) + check.bytes_read,
+        pages=check.pages_read,
+        holes=check.holes,
+        damages=tuple(damages),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """An SSD band and whose it is."""
+
+    table: int
+    name: str
+    number: int
+    layout: TableLayout
+
+    def damage(self, entry: FileEntry, page: int, fault: str = "is damaged") -> Damage:
+        """A damaged page of it."""
+        return Damage(entry.path, fault, self.name, self.number, page)
 
 
 class _Check:
     """Reads files piece by piece, counting."""
 
-    def __init__(self, path: Path, to_do: int, progress: Progress | None) -> None:
-        self.path, self.to_do, self.progress = path, to_do, progress
-        self.bytes_read = self.pages_read = 0
-
-    def pieces(self, name: str) -> Iterator[bytes]:
-        with open(self.path / name, "rb") as file:
-            while piece := file.read(_PAGES_PER_STEP * PAGE_BYTES):
-                self.bytes_read += len(piece)
-                yield piece
-                if self.progress is not None:
-                    self.progress(self.bytes_read, self.to_do)
+    def __init__(self, artifact: Artifact, progress: Progress | None) -> None:
+        self.artifact, self.path, self.progress = artifact, artifact.path, progress
+        self.bytes_read = self.pages_read = self.holes = 0
+        self.bands = {
+            pages_file(t, b): _Band(t, table.layout.table, b, table.layout)
+            for t, table in enumerate(artifact.tables)
+            for b, band in enumerate(table.layout.bands)
+            if band.memory == "ssd"
+        }
+        self._to_do = sum(
+            self.bands[entry.path].layout.written_bytes(self.bands[entry.path].number)
+            if entry.path in self.bands
+            else entry.bytes
+            for entry in artifact.files
+        )
+        # The tensors' file, once nothing is wrong with it.
+        self._tensors: TensorFile | None = None
 
     def whole(self, entry: FileEntry) -> Iterator[Damage]:
+        """Compares a file's checksum."""
         checksum = 0
-        for piece in self.pieces(entry.path):
+        for piece in self._pieces(entry.path):
             checksum = _native.crc32c(piece, checksum)
+        yield from self._compare(entry, checksum)
+
+    def tensors(self) -> Iterator[Damage]:
+        """Checks what tables.safetensors says."""
+        try:
+            tensors = self.artifact.tables_file()
+        except DamagedFileError as error:
+            yield _damage(self.path, error)
+            return
+        damages = [Damage(TABLES_FILE, fault) for fault in tensor_faults(self.artifact, tensors)]
+        if not damages:
+            self._tensors = tensors
+        yield from damages
+
+    def pages(self, entry: FileEntry) -> Iterator[Damage]:
+        """Checks every page of a band, and its file's checksum where no page is found damaged."""
+        band = self.bands[entry.path]
+        if (kind := written_kind(band.layout, band.number)) is None:
+            yield from self._all_pages(entry, band)
+        elif self._tensors is None:
+            fault = f"cannot be checked: the index of its pages is in {TABLES_FILE}, which is damaged"
+            yield Damage(entry.path, fault)
+        else:
+            prefix = f"{band.table}.{band.number}.pages"
+            arrays = [self._tensors[f"{prefix}.{name}"] for name in written_specs(band.layout, band.number)]
+            yield from self._written_pages(entry, band, indexed_groups(kind, arrays))
+
+    def _all_pages(self, entry: FileEntry, band: _Band) -> Iterator[Damage]:
+        checksum, first, found = 0, 0, False
+        for piece in self._pieces(entry.path):
+            checksum = _native.crc32c(piece, checksum)
+            pages = np.frombuffer(piece, np.uint8, len(piece) // PAGE_BYTES * PAGE_BYTES)
+            pages = pages.reshape(-1, PAGE_BYTES)
+            for number in self._damaged(pages, band, first):
+                found = True
+                yield band.damage(entry, number)
+            first += len(pages)
+            self.pages_read += len(pages)
+        if not found:
+            yield from self._compare(entry, checksum)
+
+    def _written_pages(self, entry: FileEntry, band: _Band, groups: np.ndarray) -> Iterator[Damage]:
+        """The pages of a sparse band: the written ones as any others, and zeros everywhere else."""
+        size = (self.path / entry.path).stat().st_size
+        if size % PAGE_BYTES:
+            return  # cut or grown, as its size has told
+        geometry = PageGeometry.of(band.layout.row_bytes(band.number))
+        numbers = (groups[:, None] * geometry.pages_per_row + np.arange(geometry.pages_per_row)).reshape(-1)
+        self.holes += band.layout.band_bytes(band.number) // PAGE_BYTES - len(numbers)
+        numbers = numbers[: np.searchsorted(numbers, size // PAGE_BYTES)]  # it may have been cut
+        reader = _native.PageReader(self.path / entry.path)
+        checksum, done, found = 0, 0, False
+        for start in range(0, len(numbers), _PAGES_PER_STEP):
+            some = numbers[start : start + _PAGES_PER_STEP]
+            pages = np.empty((len(some), PAGE_BYTES), np.uint8)
+            reader.read(some, pages)
+            for first, stop in runs(some):
+                page = int(some[first])
+                for number in self._damaged(pages[first:stop], band, page):
+                    found = True
+                    yield band.damage(entry, number)
+                checksum = _native.crc32c_zeros(PAGE_BYTES * page - done, checksum)
+                checksum = _native.crc32c(pages[first:stop], checksum)
+                done = PAGE_BYTES * (page + stop - first)
+            self.pages_read += len(some)
+            self._count(pages.nbytes)
+        for number in self._filled_holes(entry, numbers, size):
+            found = True
+            yield band.damage(entry, number, "holds data, and no page was written there")
+        if not found:
+            yield from self._compare(entry, _native.crc32c_zeros(max(0, size - done), checksum))
+
+    def _filled_holes(self, entry: FileEntry, written: np.ndarray, size: int) -> Iterator[int]:
+        """Pages that are not zeros though they were never written. Holes are not read, but a copy of the file
+        may have filled them with zeros."""
+        with open(self.path / entry.path, "rb") as file:
+            for numbers in pages_with_data(file.fileno(), size):
+                strange = np.setdiff1d(numbers, written, assume_unique=True)
+                self._to_do += strange.size * PAGE_BYTES
+                for start, stop in runs(strange):
+                    for first in range(start, stop, _PAGES_PER_STEP):
+                        some = strange[first : min(first + _PAGES_PER_STEP, stop)]
+                        file.seek(int(some[0]) * PAGE_BYTES)
+                        data = np.frombuffer(file.read(some.size * PAGE_BYTES), np.uint8)
+                        yield from some[data.reshape(-1, PAGE_BYTES).any(axis=1)].tolist()
+                        self._count(data.nbytes)
+
+    def _damaged(self, pages: np.ndarray, band: _Band, first: int) -> Iterator[int]:
+        """The damaged ones of consecutive pages, uint8 [n, 4096], from page ``first`` on."""
+        position = 0
+        while (bad := _native.check_pages(pages[position:], band.table, band.number, first + position)) >= 0:
+            position += bad
+            yield first + position
+            position += 1
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        with open(self.path / name, "rb") as file:
+            while piece := file.read(_PAGES_PER_STEP * PAGE_BYTES):
+                self._count(len(piece))
+                yield piece
+
+    def _count(self, num_bytes: int) -> None:
+        self.bytes_read += num_bytes
+        if self.progress is not None:
+            self.progress(self.bytes_read, self._to_do)
+
+    def _compare(self, entry: FileEntry, checksum: int) -> Iterator[Damage]:
         try:
             entry.check_crc32c(self.path, checksum)
         except DamagedFileError as error:
             yield _damage(self.path, error)
-
-    def pages(self, entry: FileEntry, table: int, name: str, band: int) -> Iterator[Damage]:
-        checksum, first, found = 0, 0, False
-        for piece in self.pieces(entry.path):
-            checksum = _native.crc32c(piece, checksum)
-            pages = np.frombuffer(piece, np.uint8, len(piece) // PAGE_BYTES * PAGE_BYTES)
-            pages = pages.reshape(-1, PAGE_BYTES)
-            position = 0
-            while (bad := _native.check_pages(pages[position:], table, band, first + position)) >= 0:
-                position += bad
-                found = True
-                yield Damage(entry.path, "is damaged", name, band, first + position)
-                position += 1
-            first += len(pages)
-            self.pages_read += len(pages)
-        if not found:
-            try:
-                entry.check_crc32c(self.path, checksum)
-            except DamagedFileError as error:
-                yield _damage(self.path, error)
-
-
-def _check_tensors(artifact: Artifact) -> Iterator[Damage]:
-    """Each index against its band: as many ids as rows, every slot once,
-    counts that add up; and shared scales."""
-    try:
-        tensors = artifact.tables_file()
-    except DamagedFileError as error:
-        yield _damage(artifact.path, error)
-        return
-    for number, table in enumerate(artifact.tables):
-        for position, kind in enumerate(table.indices):
-            if table.layout.bands[position].scale == "table":
-                shared = tensors[f"{number}.{position}.scale"]
-                if not np.isfinite(shared).all() or shared[0] < 0:
-                    fault = f"has a wrong scale for table {table.layout.table}, band {position}"
-                    yield Damage(TABLES_FILE, fault)
-            if kind is None:
-                continue
-            rows = table.layout.bands[position].num_rows
-            arrays = [tensors[f"{number}.{position}.index.{n}"] for n in index_specs(table.layout, position)]
-            if kind == "order":
-                good = is_permutation(*arrays)
-            else:
-                check = _bitmap_good if kind == "bitmap" else _hash_good
-                good = check(*arrays, table.layout.num_embeddings, rows)
-            if not good:
-                fault = f"has a wrong {kind} index for table {table.layout.table}, band {position}"
-                yield Damage(TABLES_FILE, fault)
-
-
-def _bitmap_good(bits: np.ndarray, directory: np.ndarray, num_embeddings: int, rows: int) -> bool:
-    blocks = _ones_in_blocks(bits)
-    beyond = int(bits[-1]) >> (num_embeddings % 64) if num_embeddings % 64 else 0
-    return bool(
-        beyond == 0
-        and directory[0] == 0
-        and int(directory[-1]) == rows
-        and (np.cumsum(blocks) == directory[1:]).all()
-    )
-
-
-def _ones_in_blocks(words: np.ndarray) -> np.ndarray:
-    """The number of ones in every 512 bits, the last block being as long as it is."""
-    per_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
-    blocks = np.zeros(-(-words.size // 8), np.int64)
-    step = 1 << 20  # words at a time, a multiple of the block
-    for start in range(0, words.size, step):
-        ones = per_byte[words[start : start + step].view(np.uint8)]
-        sums = np.add.reduceat(ones, np.arange(0, ones.size, 64), dtype=np.int64)
-        blocks[start // 8 : start // 8 + sums.size] = sums
-    return blocks
-
-
-def _hash_good(keys: np.ndarray, slots: np.ndarray, num_embeddings: int, rows: int) -> bool:
-    taken = keys != -1
-    ids, places = keys[taken], slots[taken]
-    if len(ids) != rows or ids.min() < 0 or ids.max() >= num_embeddings or places.max() >= rows:
-        return False
-    return len(np.unique(ids)) == rows and len(np.unique(places)) == rows
 
 
 def _damage(path: Path, error: DamagedFileError) -> Damage:

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from screc.embeddings import EmbeddingCollection
-from screc.models.dlrm import DLRM, DlrmConfig
+from screc.embeddings import EmbeddingCollection, Method
+from screc.models import MODELS, ClickModel
 from screc.storage.checkpoint import Checkpoint, StoredTable, write_checkpoint
+from screc.storage.layout import TableLayout
 from screc.storage.tensors import TensorFile, write_arrays
 from screc.training.optimizers import load_optimizer_tensors, optimizer_tensors
+
+METHOD_FILE = "method.safetensors"
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def save_model(
-    model: DLRM,
+    model: ClickModel,
     path: Path,
     *,
     training: dict[str, Any] | None = None,
@@ -27,6 +30,9 @@ def save_model(
     optimizers: Optimizers | None = None,
 ) -> None:
     """Write a checkpoint, atomically.
+
+    Of a model whose tables a method compresses it holds every row as look-ups give it, and the method's own
+    state for training to go on.
 
     Args:
         model: the model.
@@ -44,33 +50,81 @@ def save_model(
         model=model.model_dict(),
         tables=stored_tables(model),
         dense={name: tensor.detach().numpy() for name, tensor in model.dense_tensors().items()},
-        table_tensors=lambda index: model.tables.table(index).tensors(),
+        table_tensors=lambda index: _table_tensors(model, index),
         training=training or {},
         assets=assets,
-        extra={_state_file(name): _writer(one) for name, one in (optimizers or {}).items()},
+        extra=_method_writer(model)
+        | {_state_file(name): _writer(one) for name, one in (optimizers or {}).items()},
     )
 
 
-def stored_tables(model: DLRM) -> tuple[StoredTable, ...]:
+def stored_tables(model: ClickModel) -> tuple[StoredTable, ...]:
     """The tables of a model as a checkpoint describes them."""
     tables = model.tables
+    if isinstance(tables, Method):
+        layouts = [TableLayout.dense(s.name, s.num_embeddings, tables.embedding_dim) for s in tables.specs]
+    else:
+        layouts = list(tables.layouts)
     return tuple(
-        StoredTable(layout=layout, pooling=pooling)
-        for layout, pooling in zip(tables.layouts, tables.pooling, strict=True)
+        StoredTable(layout=layout, pooling=spec.pooling)
+        for layout, spec in zip(layouts, tables.specs, strict=True)
     )
 
 
-def load_model(path: Path | str) -> DLRM:
+def _table_tensors(model: ClickModel, index: int) -> Mapping[str, np.ndarray]:
+    if not isinstance(model.tables, Method):
+        return model.tables.table(index).tensors()
+    with torch.no_grad():
+        return {"band.0.rows": model.tables.every_row(index).cpu().numpy()}
+
+
+def _method_writer(model: ClickModel) -> dict[str, Callable[[Path], None]]:
+    if not isinstance(model.tables, Method):
+        return {}
+    state = {name: np.ascontiguousarray(t.cpu().numpy()) for name, t in model.tables.state_dict().items()}
+
+    def write(path: Path) -> None:
+        write_arrays(path, state)
+
+    return {METHOD_FILE: write}
+
+
+def _load_method(method: Method, checkpoint: Checkpoint) -> None:
+    if all(entry.path != METHOD_FILE for entry in checkpoint.files):
+        raise ValueError(
+            f"{checkpoint.path} holds no state of a compression method, the model's tables are of "
+            f"{method.name!r}; choose another directory or start anew with resume=False"
+        )
+    checkpoint.check(METHOD_FILE)
+    stored = TensorFile(checkpoint.path / METHOD_FILE)
+    try:
+        method.load_state_dict({name: torch.from_numpy(np.array(stored[name])) for name in stored.names})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoint.path}: {METHOD_FILE} is of another method or budget ({error})"
+        ) from None
+
+
+def load_model(path: Path | str) -> ClickModel:
     """The model of a checkpoint; every file that is read is compared with its checksum.
 
     Raises:
         FileNotFoundError: there is no checkpoint at ``path``.
-        ValueError: it is damaged, of another version, or of another model than a DLRM.
+        ValueError: it is damaged, of another version, or of a model that this release does not know.
     """
     checkpoint = Checkpoint.open(path)
-    config = DlrmConfig.from_dict(checkpoint.model)
+    name = checkpoint.model.get("name")
+    if name not in MODELS:
+        raise ValueError(f"model: expected one of the names {', '.join(MODELS)}, got {name!r}")
+    model_class, config_class = MODELS[name]
+    config = config_class.from_dict(checkpoint.model)
     band_ids = {}
     for index, stored in enumerate(checkpoint.tables):
+        if stored.known_rows is not None:
+            raise ValueError(
+                f"{checkpoint.path}: table {stored.layout.table} is sparse ({stored.known_rows} of "
+                f"{stored.layout.num_embeddings} rows are known); it can be packed and served, not trained"
+            )
         indexed = len(stored.layout.bands) - 1
         if indexed:
             tensors = checkpoint.table(index)
@@ -81,12 +135,12 @@ def load_model(path: Path | str) -> DLRM:
         band_ids=band_ids,
         init_std=None,
     )
-    model = DLRM(config, tables)
+    model = model_class(config, tables)
     load_weights(model, checkpoint)
     return model
 
 
-def load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
+def load_weights(model: ClickModel, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's weights into a model of the same shape.
 
     Raises:
@@ -96,7 +150,7 @@ def load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
     checkpoint.unreplaced(lambda: _load_weights(model, checkpoint))
 
 
-def _load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
+def _load_weights(model: ClickModel, checkpoint: Checkpoint) -> None:
     if checkpoint.model != model.model_dict():
         raise ValueError(
             f"{checkpoint.path} holds the model {checkpoint.model}, expected {model.model_dict()}; "
@@ -113,9 +167,10 @@ def _load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path}: table {index} ({own.layout.table}) differs in layout or pooling "
                 "from the model's"
             )
-    for entry in checkpoint.files:
-        if entry.path.startswith("tables/"):
-            checkpoint.check(entry.path)
+    if isinstance(model.tables, EmbeddingCollection):
+        for entry in checkpoint.files:
+            if entry.path.startswith("tables/"):
+                checkpoint.check(entry.path)
     dense = checkpoint.dense()
     for name, tensor in model.dense_tensors().items():
         if name not in dense or dense[name].shape != tuple(tensor.shape):
@@ -124,6 +179,9 @@ def _load_weights(model: DLRM, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path}: weight {name!r} has shape {found}, expected {list(tensor.shape)}"
             )
         np.copyto(tensor.detach().numpy(), dense[name])
+    if isinstance(model.tables, Method):
+        _load_method(model.tables, checkpoint)
+        return
     for index in range(len(expected)):
         model.tables.table(index).load(checkpoint.table(index))
 

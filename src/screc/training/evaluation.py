@@ -11,7 +11,7 @@ from torch import Tensor
 
 from screc.data.batch import Batch
 from screc.data.log import check_log
-from screc.models.dlrm import DLRM
+from screc.models import ClickModel
 from screc.statistics.metrics import Metrics, StreamingMetrics
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _predicted(model: DLRM, log: ClickLog, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+def _predicted(model: ClickModel, log: ClickLog, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
     check_log(log, model.table_specs, model.config.num_dense)
     sizes = model.tables.num_embeddings
     for batch in log.batches(batch_size):
@@ -48,7 +48,7 @@ def _predicted(model: DLRM, log: ClickLog, batch_size: int) -> Iterator[tuple[Ba
             yield batch, torch.sigmoid(model(*batch_tensors(batch))).numpy()
 
 
-def evaluate(model: DLRM, log: ClickLog, batch_size: int = 8192) -> Metrics:
+def evaluate(model: ClickModel, log: ClickLog, batch_size: int = 8192) -> Metrics:
     """Metrics of the model on a whole log.
 
     Raises:
@@ -61,7 +61,7 @@ def evaluate(model: DLRM, log: ClickLog, batch_size: int = 8192) -> Metrics:
     return metrics.result()
 
 
-def predict(model: DLRM, log: ClickLog, batch_size: int = 8192) -> np.ndarray:
+def predict(model: ClickModel, log: ClickLog, batch_size: int = 8192) -> np.ndarray:
     """Probability of a click for every sample of a log, float32 [n]; labels are not needed.
 
     Raises:

@@ -15,7 +15,8 @@ import torch
 
 from screc.data.batch import Batch
 from screc.data.log import check_log
-from screc.models.dlrm import DLRM
+from screc.embeddings import EmbeddingCollection
+from screc.models import ClickModel
 from screc.statistics.metrics import Metrics
 from screc.storage.checkpoint import Checkpoint
 from screc.training.checkpointing import load_optimizers, load_weights, save_model
@@ -23,6 +24,7 @@ from screc.training.evaluation import batch_tensors, evaluate, label_tensor
 from screc.training.interrupt import Interrupt
 from screc.training.optimizers import OptimizerName, dense_optimizer, table_optimizer
 from screc.training.shuffle import shuffled_batches
+from screc.training.stages import MethodStages
 
 if TYPE_CHECKING:
     from screc.data.log import ClickLog
@@ -138,15 +140,19 @@ class _Position:
     samples: int = 0
     steps: int = 0
     loss_sum: float = 0.0
+    stage: int = -1  # of the tables' method
+    validated: int = 0  # samples of its searches
+    finished: bool = False  # it has made its served form
 
 
 def train(
-    model: DLRM,
+    model: ClickModel,
     log: ClickLog,
     config: TrainingConfig,
     *,
     out: Path | str,
     evaluation: ClickLog | None = None,
+    validation: ClickLog | None = None,
     resume: bool = True,
     progress: Progress | None = None,
     assets: Path | None = None,
@@ -163,6 +169,7 @@ def train(
         config: how to train.
         out: directory of the checkpoint.
         evaluation: evaluated at the end.
+        validation: samples for the searching stages of a compression method, read over and over.
         resume: go on with a checkpoint at ``out`` if there is one; False replaces it.
         progress: called every ``config.log_every`` steps.
         assets: a directory that goes into the checkpoint (the feature encoder).
@@ -174,7 +181,7 @@ def train(
         DivergedError: the loss or a weight is not finite; the checkpoint before stays.
     """
     check_log(log, model.table_specs, model.config.num_dense)
-    run = _Run(model, log, config, Path(out), assets, progress)
+    run = _Run(model, log, config, Path(out), assets, progress, validation)
     if (run.out / "model.json").is_file():
         if resume:
             run.resume()
@@ -214,23 +221,38 @@ def train(
 class _Run:
     def __init__(
         self,
-        model: DLRM,
+        model: ClickModel,
         log: ClickLog,
         config: TrainingConfig,
         out: Path,
         assets: Path | None,
         progress: Progress | None,
+        validation: ClickLog | None,
     ) -> None:
         self.model, self.log, self.config, self.out = model, log, config, out
         self.assets, self.progress = assets, progress
         self.position = _Position()
-        dense, sparse = model.dense_parameters(), model.sparse_parameters()
-        self.optimizers = {"dense": dense_optimizer(config.dense_optimizer, dense, config.dense_lr)}
-        tables = table_optimizer(config.table_optimizer, sparse, config.table_lr)
-        if tables is not None:
-            self.optimizers["tables"] = tables
+        self.optimizers = self._new_optimizers()
+        samples = log.num_samples
+        self.stages = MethodStages.of(
+            model,
+            samples=None if samples is None else samples * config.epochs,
+            batch_size=config.batch_size,
+            validation=validation,
+        )
         self._saved = _Position()
         self._told = (0, 0.0, time.perf_counter())
+
+    def _new_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        dense, sparse = self.model.dense_parameters(), self.model.sparse_parameters()
+        config = self.config
+        optimizers: dict[str, torch.optim.Optimizer] = {
+            "dense": dense_optimizer(config.dense_optimizer, dense, config.dense_lr)
+        }
+        tables = table_optimizer(config.table_optimizer, sparse, config.table_lr)
+        if tables is not None:
+            optimizers["tables"] = tables
+        return optimizers
 
     def resume(self) -> None:
         """Take over weights, optimiser state and position of the checkpoint at ``out``."""
@@ -252,8 +274,10 @@ class _Run:
             raise ValueError(
                 f"epochs is {self.config.epochs}, but the run in {self.out} has made {position.epoch}"
             )
+        for stage in range(position.stage + 1):
+            self._begin(stage)  # what has other shapes from then on
         load_weights(self.model, checkpoint)
-        load_optimizers(self.optimizers, checkpoint)
+        load_optimizers(self._all_optimizers(), checkpoint)
         self.position = position
         self._saved = dataclasses.replace(position)
         if self.assets is None and checkpoint.assets.is_dir():
@@ -272,8 +296,25 @@ class _Run:
                 if at.epoch_samples == 0:
                     raise ValueError("log: it gave no samples to train on")
                 at.epoch, at.epoch_samples = at.epoch + 1, 0
+        if self.stages is not None and not interrupt.requested and not at.finished:
+            self.stages.method.finish()
+            at.finished = True
         if self._saved != at:
             self.save()
+
+    def _begin(self, stage: int) -> None:
+        """Enter a stage of the tables' method."""
+        assert self.stages is not None
+        entered = self.stages.method.stages[stage]
+        self.stages.method.begin(entered)
+        if entered.fresh:
+            self.model.start_anew(torch.Generator().manual_seed(self.config.seed + stage))
+            self.optimizers = self._new_optimizers()
+        self.position.stage = stage
+
+    def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        searching = None if self.stages is None else self.stages.optimizer
+        return self.optimizers if searching is None else {**self.optimizers, "architecture": searching}
 
     def _batches(self) -> Iterator[Batch]:
         return shuffled_batches(
@@ -287,25 +328,48 @@ class _Run:
 
     def _step(self, batch: Batch) -> None:
         at = self.position
+        method = None if self.stages is None else self.stages.method
+        if self.stages is not None:
+            for stage in range(at.stage + 1, self.stages.at(at.samples) + 1):
+                self._begin(stage)
+        if isinstance(self.model.tables, EmbeddingCollection):
+            self.model.tables.before_step(at.steps)
         # Not torch.set_float32_matmul_precision: it converts at every use and gains little.
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16_matmul):
             logits = self.model(*batch_tensors(batch)).float()
         labels = label_tensor(batch, at.epoch_samples)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        extra = None if method is None else method.extra_loss()
         value = loss.item()
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}")
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
-        loss.backward()
+        (loss if extra is None else loss + extra).backward()
+        if method is not None:
+            method.after_backward()
         for optimizer in self.optimizers.values():
             optimizer.step()
+        if method is not None:
+            method.after_step()
+        if self.stages is not None and self.stages.searches(at.stage):
+            self._search(self.stages)
         at.steps += 1
         at.samples += batch.batch_size
         at.epoch_samples += batch.batch_size
         at.loss_sum += value * batch.batch_size
         if self.progress is not None and at.steps % self.config.log_every == 0:
             self._tell(self.progress)
+
+    def _search(self, stages: MethodStages) -> None:
+        """A step of the architecture's parameters on validation samples."""
+        assert stages.optimizer is not None
+        batch = stages.validation_batch(self.position.validated)
+        logits = self.model(*batch_tensors(batch)).float()
+        stages.optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, label_tensor(batch, 0)).backward()
+        stages.optimizer.step()
+        self.position.validated += batch.batch_size
 
     def _tell(self, progress: Progress) -> None:
         at, now = self.position, time.perf_counter()
@@ -336,7 +400,7 @@ class _Run:
                 "position": dataclasses.asdict(self.position),
             },
             assets=self.assets,
-            optimizers=self.optimizers,
+            optimizers=self._all_optimizers(),
         )
         self._saved = dataclasses.replace(self.position)
 

@@ -1,0 +1,94 @@
+"""MEM-REC: ids of all tables hashed into one table of tokens and one of weights (arXiv 2305.07205)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from screc.data.log import TableSpec
+from screc.embeddings.budget import BudgetError
+from screc.embeddings.hashing import buckets
+from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+
+
+@register
+class MemRec(Method):
+    """A row is the sum of its ``num_tokens`` token rows times its weight, all found by hashing (table, id).
+
+    This is the variant with a vector for every table, which models with pairwise interactions need; the paper
+    sums tokens and weights over all tables of a sample. Tokens are salted with 64 bits: the number of the id
+    over all tables.
+
+    Args:
+        specs: the tables.
+        embedding_dim: length of a row.
+        num_rows: token rows, and weights.
+        num_tokens: K, hashes of an id into the tokens.
+        salt: of the hashes.
+        init_std, generator: of the tokens; weights start near one.
+    """
+
+    name = "mem-rec"
+
+    def __init__(
+        self,
+        specs: Sequence[TableSpec],
+        embedding_dim: int,
+        num_rows: int,
+        *,
+        num_tokens: int = 1,
+        salt: int = 0,
+        init_std: float = 0.05,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(specs, embedding_dim)
+        if num_tokens < 1:
+            raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
+        self.register_buffer("salt", torch.tensor(salt))
+        self.register_buffer("_hashes", torch.arange(num_tokens), persistent=False)
+        self.tokens = normal_rows(num_rows, embedding_dim, init_std / num_tokens**0.5, generator)
+        self.weights = nn.Parameter(torch.empty(num_rows, 1).normal_(1.0, 0.1, generator=generator))
+
+    @classmethod
+    def fit(
+        cls,
+        specs: Sequence[TableSpec],
+        embedding_dim: int,
+        budget: int,
+        *,
+        counts: Sequence[np.ndarray] | None = None,
+        init_std: float = 0.05,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> MemRec:
+        """See :meth:`Method.fit`; the options are ``num_tokens`` and ``salt``."""
+        row = 4 * (embedding_dim + 1)
+        if budget < row:
+            raise BudgetError.below(cls.name, budget, row)
+        options.setdefault("salt", int(torch.randint(1 << 31, (1,), generator=generator)))
+        return cls(specs, embedding_dim, budget // row, init_std=init_std, generator=generator, **options)
+
+    def rows(self, wanted: Wanted) -> Tensor:
+        tokens, weights = self._parts(wanted)
+        return tokens * weights
+
+    def _parts(self, wanted: Wanted) -> tuple[Tensor, Tensor]:
+        """Tokens [n, d] and weights [n, 1]."""
+        whole = wanted.ids + self._starts[wanted.tables]
+        places = buckets(
+            whole[:, None] * self._hashes.numel() + self._hashes, self.tokens.shape[0], self.salt
+        )
+        tokens = self.gather(self.tokens, places.flatten())
+        tokens = tokens.view(-1, self._hashes.numel(), self.embedding_dim).sum(dim=1)
+        return tokens, self.gather(self.weights, buckets(whole, self.weights.shape[0], self.salt + 1))
+
+    def footprint(self) -> Footprint:
+        taken = ByteCount(parameters=4 * (self.tokens.numel() + self.weights.numel()))
+        return Footprint(taken, taken)
+
+    def sparse_parameters(self) -> list[nn.Parameter]:
+        return [self.tokens, self.weights]
