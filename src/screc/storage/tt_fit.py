@@ -206,16 +206,14 @@ class _Budget:
             p * q * a * b
             for p, q, a, b in zip(shape.row_factors, shape.col_factors, [1, *ranks], [*ranks, 1], strict=True)
         )
-        self.chunk_bytes = _CHUNK_BYTES
-        if copies:
-            self.chunk_bytes = max(min(_COPIED_BYTES, memory_bytes // 16), 4 * dim * slices)
+        prefix_bytes = 4 * dim * slices * copies  # three chunks of rows are held while they are copied
         fixed = (
             48 * parameters  # the cores in float64, several times over while they change gauge
             + _native.MiddleSolver.bytes(lefts, before, inner, own, rank, pool)
             + slices * (40 * square + 64 * rank + 24 * columns * rank)  # the last core's equations
             + 1024 * (width + square + slices)  # a piece of RowCorrelation
             + lefts * inner * (24 * inner + 24 * before)  # what the middle core leaves to those before it
-            + 3 * self.chunk_bytes * copies
+            + 3 * prefix_bytes
         )
         block_bytes = 4 * contracted_floats(shape, rank)
         sample_bytes = 4 * lefts * slices * (dim * copies + 2)
@@ -225,10 +223,16 @@ class _Budget:
                 f"memory_bytes: fitting this band takes at least {fixed + block_bytes + sample_bytes}, got "
                 f"{memory_bytes}"
             )
+        self.chunk_bytes = _CHUNK_BYTES
+        if copies:
+            self.chunk_bytes = max(
+                prefix_bytes, min(_COPIED_BYTES, (room - block_bytes - sample_bytes) // 16)
+            )
+            room -= 3 * (self.chunk_bytes - prefix_bytes)
         block = max(1, min(middles, room // 4 // block_bytes))
         self.contracted_floats = block * block_bytes // 4
         wanted = -(-middles // _SAMPLE_SHARE)
-        wanted = max(wanted, min(middles, -(-middles * _SAMPLE_ROWS // num_rows)))
+        wanted = max(wanted, min(middles, -(-middles * _SAMPLE_ROWS // max(num_rows, 1))))
         self.sample_middles = max(1, min(wanted, (room - block * block_bytes) // sample_bytes))
         self.kept_bytes = room - block * block_bytes
 
