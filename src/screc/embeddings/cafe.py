@@ -13,7 +13,7 @@ from screc import _native
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
 from screc.embeddings.hashing import buckets
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 from screc.storage.layout import index_bytes
 
 SKETCH_BYTES = 64  # of a bucket; there is one for every hot row
@@ -77,18 +77,7 @@ class Cafe(Method):
         self._scores: Tensor | None = None
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        hash_share: float = 0.3,
-        **options: Any,
-    ) -> Cafe:
+    def fit(cls, brief: Brief, *, hash_share: float = 0.3, **options: Any) -> Cafe:
         """See :meth:`Method.fit`.
 
         Options: ``hash_share``, the part of the budget for the hashed table (section 5.1; less for larger
@@ -96,16 +85,24 @@ class Cafe(Method):
         """
         if not 0 < hash_share < 1:
             raise ValueError(f"hash_share must be between 0 and 1, got {hash_share}")
-        row = 4 * embedding_dim
+        row = brief.row_bytes
         # Of a hot row: itself, and its bucket while training or its place in the index when it is served.
         hot_row = row + SKETCH_BYTES
-        if budget < row + hot_row:
-            raise BudgetError.below(cls.name, budget, row + hot_row)
-        num_cold = max(1, int(budget * hash_share) // row)
-        num_hot = max(1, (budget - row * num_cold) // hot_row)
-        num_cold = (budget - hot_row * num_hot) // row
-        options.setdefault("salt", int(torch.randint(1 << 31, (1,), generator=generator)))
-        return cls(specs, embedding_dim, num_hot, num_cold, init_std=init_std, generator=generator, **options)
+        if brief.budget < row + hot_row:
+            raise BudgetError.below(cls.name, brief.budget, row + hot_row)
+        num_cold = max(1, int(brief.budget * hash_share) // row)
+        num_hot = max(1, (brief.budget - row * num_cold) // hot_row)
+        num_cold = (brief.budget - hot_row * num_hot) // row
+        options.setdefault("salt", brief.salt())
+        return cls(
+            brief.specs,
+            brief.embedding_dim,
+            num_hot,
+            num_cold,
+            init_std=brief.init_std,
+            generator=brief.generator,
+            **options,
+        )
 
     # ---- look-ups
 
