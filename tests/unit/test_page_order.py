@@ -18,7 +18,7 @@ from recipes.page_orders import BagLog
 from screc import _native
 from screc.data import open_log
 from screc.planning import PlanError, check_page_orders, make_plan, reference_system
-from screc.statistics import AccessStatistics, PageOrderConfig, make_page_orders
+from screc.statistics import AccessStatistics, PageOrderConfig, make_page_orders, measure_co_access
 from screc.statistics.coaccess import CoAccessSample, co_access_order
 from screc.storage import Artifact, Band, PageOrder, RowStore, TableLayout, pack, verify
 
@@ -184,6 +184,35 @@ def test_reads_are_measured_on_what_was_not_counted() -> None:
     assert reads.index_bytes == 4 * 3000
     assert reads.by_co_access < 0.7 * reads.by_id
     assert reads.fewest <= reads.by_co_access
+
+
+def test_blocks_of_every_size_are_measured_on_what_was_not_counted() -> None:
+    bags = communities(4000)
+    log = BagLog(bags, 3000)
+    config = PageOrderConfig(samples_per_call=20, hot_share=0.05)
+    (found,) = measure_co_access(log, config)
+    counted = np.bincount(np.concatenate(bags[:3600]), minlength=3000)
+    frequency = np.argsort(-counted, kind="stable").astype(np.uint32)
+    together = co_access_order(*flat(bags[:3600]), frequency, 15, hot_rows=150, samples_per_call=20)
+    calls = [np.concatenate(bags[i : i + 20]) for i in range(3600, 4000, 20)]
+    assert found.calls == 20
+    assert found.rows == pytest.approx(np.mean([np.unique(call).size for call in calls]))
+    assert {reads.block: reads.block_rows for reads in found.reads} == {
+        "256-byte rows": 15,
+        "64-byte rows": 63,
+        "TT prefix": 16,  # of 14 x 14 x 16 rows
+    }
+    for reads in found.reads:
+        rows = reads.block_rows
+        assert reads.fewest == pytest.approx(np.mean([-(-np.unique(call).size // rows) for call in calls]))
+        assert reads.by_id == pytest.approx(pages_read(calls, np.arange(3000), rows))
+        assert reads.by_frequency == pytest.approx(pages_read(calls, slots_of(frequency), rows))
+        assert reads.by_co_access == pytest.approx(pages_read(calls, slots_of(together), rows))
+    assert found.reads[0].by_co_access < 0.7 * found.reads[0].by_id
+    with pytest.raises(ValueError, match="log: 30 samples are too few"):
+        measure_co_access(log, config, limit=30)
+    assert measure_co_access(BagLog(bags, 3000), config, limit=1000)[0].calls == 5
+    assert measure_co_access(BagLog([np.array([1])] * 400, 999), config) == ()
 
 
 def test_a_table_without_a_saving_keeps_the_order_of_its_ids() -> None:

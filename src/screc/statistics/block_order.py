@@ -128,8 +128,8 @@ class OrderedTable:
                 self.blocks[position][kind] += np.unique(calls * num_blocks + place // rows).size
 
 
-def split_log(log: ClickLog, config: PageOrderConfig) -> tuple[int, int]:
-    """Samples that are counted, a whole number of calls, and samples in all.
+def split_log(log: ClickLog, config: PageOrderConfig, limit: int | None = None) -> tuple[int, int]:
+    """Samples that are counted, a whole number of calls, and samples in all, ``limit`` at most.
 
     Raises:
         ValueError: the log is too short for both.
@@ -137,6 +137,7 @@ def split_log(log: ClickLog, config: PageOrderConfig) -> tuple[int, int]:
     total = log.num_samples
     if total is None:
         total = sum(batch.batch_size for batch in log.batches(_SAMPLES_PER_STEP))
+    total = total if limit is None else min(total, limit)
     size = config.samples_per_call
     counted = int(total * (1 - config.held_out_share)) // size * size
     if counted == 0 or total - counted < size:
@@ -270,8 +271,21 @@ class CoAccess:
     reads: tuple[BlockReads, ...]
 
 
+def blocks_of(num_embeddings: int) -> dict[str, int]:
+    """Rows of each kind of block of a table."""
+    return {
+        "256-byte rows": PageGeometry.of(256).rows_per_page,
+        "64-byte rows": PageGeometry.of(64).rows_per_page,
+        "TT prefix": TtShape.balanced(num_embeddings, 1, 1).row_factors[-1],
+    }
+
+
 def measure_co_access(
-    log: ClickLog, config: PageOrderConfig | None = None, *, progress: Progress | None = None
+    log: ClickLog,
+    config: PageOrderConfig | None = None,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[CoAccess, ...]:
     """What calls want of every table of 1,000 to 2^32 rows, with rows by id, by frequency and by co-access.
 
@@ -282,6 +296,7 @@ def measure_co_access(
     Args:
         log: its first part is counted, its last measured on.
         config: see :class:`PageOrderConfig`.
+        limit: read the first samples only.
         progress: called with (samples done, samples in all), twice over the log.
 
     Raises:
@@ -291,14 +306,10 @@ def measure_co_access(
     tables, names = [], []
     for number, spec in enumerate(log.tables):
         if _LEAST_ROWS <= spec.num_embeddings < MOST_ROWS:
-            kinds = {
-                "256-byte rows": PageGeometry.of(256).rows_per_page,
-                "64-byte rows": PageGeometry.of(64).rows_per_page,
-                "TT prefix": TtShape.balanced(spec.num_embeddings, 1, 1).row_factors[-1],
-            }
+            kinds = blocks_of(spec.num_embeddings)
             tables.append(OrderedTable(number, spec.name, spec.num_embeddings, tuple(kinds.values())))
             names.append(tuple(kinds))
-    counted, total = split_log(log, config)
+    counted, total = split_log(log, config, limit)
     make_orders(tables, log, counted, config, co_access=True, progress=progress)
     measure_orders(tables, log, counted, total, config, progress=progress)
     return tuple(
