@@ -530,9 +530,9 @@ def count_batch(counters: Sequence[RowCounter], ids: Annotated[NDArray, dict(dev
     Returns int64 [tables]: samples whose bag is not empty.
     """
 
-def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
+def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, every: int = 1, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
     """
-    Different rows of every table in each whole window of `window` samples of a batch.
+    Different rows of every table in every every-th whole window of `window` samples of a batch.
 
-    Returns int64 [tables, batch_size // window].
+    Returns int64 [tables, ceil((batch_size // window) / every)].
     """
