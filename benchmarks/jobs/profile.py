@@ -1,10 +1,10 @@
 """Job ``profile``: look-ups per second of access statistics, exact and in bounded memory, all cores.
 
-A reuse trace of two tables (docs/guide/data.md), held in memory, is profiled whole: counts, ranks, different
-rows per batch. Arms: a counter for each of 4 M rows; a map of the rows that occur, of 10^9 rows; the same in
-too little memory for them. The peer is NumPy: ``bincount`` into an array per table, or ``unique`` of each
-batch and one merge of the batches' runs; neither ranks the rows nor measures batches. Last, an order by
-co-access.
+A reuse trace of two tables (docs/guide/data.md), held in memory, is counted and ranked: a counter for each of
+4 M rows, or a map of the rows that occur, of 10^9 rows, with enough memory for them and with too little. The
+peer is NumPy: ``bincount`` into an array per table, or ``unique`` of each batch and one merge of the batches'
+runs; it does not rank the rows. ``profile`` arms do all that ``screc profile`` does once the log is read:
+different rows per batch are most of it in a log as short as this. Last, an order by co-access.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from rich.table import Table
 
 from benchmarks.interleave import measure
 from recipes.page_orders import planted_bags
+from screc import _native
 from screc.data import Batch, ClickLog, TableSpec, open_log
 from screc.statistics import AccessStatistics
 from screc.statistics.coaccess import co_access_order
+from screc.statistics.counting import DEFAULT_MEMORY, make_counters
 
 TABLES, SMALL, GIANT = 2, 4_000_000, 10**9
 BATCH = 65_536
@@ -40,6 +42,16 @@ class HeldLog:
         """All batches, as they were read."""
         assert (batch_size, skip) == (BATCH, 0)
         return iter(self.held)
+
+
+def count(log: HeldLog, memory: int) -> None:
+    """Counts and ranks."""
+    counters = make_counters([(table.name, table.num_embeddings) for table in log.tables], memory)
+    pool = _native.ThreadPool(0)
+    for batch in log.held:
+        _native.count_batch(counters, batch.ids, batch.offsets, batch.batch_size, pool)
+    for counter in counters:
+        counter.finish()
 
 
 def numpy_dense(log: HeldLog) -> list[np.ndarray]:
@@ -85,16 +97,20 @@ def run(*, quick: bool) -> dict[str, object]:
     frequency = np.argsort(-np.bincount(flat, minlength=rows), kind="stable").astype(np.uint32)
 
     arms: dict[str, Any] = {
-        "array": lambda: AccessStatistics.collect(small),
+        "array": lambda: count(small, DEFAULT_MEMORY),
         "array_numpy": lambda: numpy_dense(small),
-        "map": lambda: AccessStatistics.collect(giant),
+        "array_profile": lambda: AccessStatistics.collect(small),
+        "map": lambda: count(giant, DEFAULT_MEMORY),
         "map_numpy": lambda: numpy_sparse(giant),
-        "bounded": lambda: AccessStatistics.collect(giant, memory_limit=memory),
+        "map_profile": lambda: AccessStatistics.collect(giant),
+        "bounded": lambda: count(giant, memory),
+        "bounded_profile": lambda: AccessStatistics.collect(giant, memory_limit=memory),
         "co_access": lambda: co_access_order(flat, bag_of, frequency, 15),
     }
-    lookups = {name: small.held for name in arms if name.startswith("array")}
-    lookups |= {name: giant.held for name in ("map", "map_numpy", "bounded")}
-    sizes = {name: sum(batch.ids.size for batch in held) for name, held in lookups.items()}
+    sizes = {
+        name: sum(batch.ids.size for batch in (small if name.startswith("array") else giant).held)
+        for name in arms
+    }
     sizes["co_access"] = flat.size
     timings = measure(arms, rounds=2 if quick else 5, seconds_per_round=0.1)
     view = Table("arm", "look-ups", "seconds", "million look-ups/s", "spread")
