@@ -32,7 +32,7 @@ bench: install
 
 # The tests of the native code under AddressSanitizer with UndefinedBehaviorSanitizer, and ThreadSanitizer.
 NATIVE_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,kernels quantised_linear row_formats io row_store store_formats \
-	row_cache tickets strategies counting drift access_statistics page_order engine replay pipeline precision pack sparse \
+	row_cache tickets strategies data_flow counting drift access_statistics page_order engine replay pipeline precision pack sparse \
 	sparse_damage))
 SANITIZED = $(BIN)/cmake -S . -B build/$(1) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DSCREC_SANITIZE=$(2) >/dev/null && \
 	$(BIN)/cmake --build build/$(1) && \
@@ -60,9 +60,10 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
 
-# The golden stub of the compiled module; a test compares it with the build.
+# Golden files that tests compare with the code: the stub of the compiled module, the schema of plans.
 stub: install
 	$(BIN)/python -m nanobind.stubgen -m screc._native -o src/screc/_native.pyi
+	$(BIN)/python -c "import json; from screc.planning import Plan; print(json.dumps(Plan.model_json_schema(), indent=1))" >docs/plan.schema.json
 
 clean:
 	rm -rf build run $(VENV) src/screc/*.so

@@ -9,7 +9,7 @@
 file of user_id, item_id and pos: a sample is the items of one user, users in random order.
 
 With ``--louvain`` the order by communities of maximal modularity (Louvain, by networkx; EL-Rec uses Rabbit
-Order, which seeks the same) stands beside them. It takes minutes.
+Order, which seeks the same) stands beside them.
 """
 
 from __future__ import annotations

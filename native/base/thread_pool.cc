@@ -32,16 +32,37 @@ void pin_to_core(int core) {
   pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
-ThreadPool::ThreadPool(int num_threads, bool pinned) {
-  const std::vector<int> cores = available_cores();
-  const int total = num_threads > 0 ? num_threads : static_cast<int>(cores.size());
-  for (int thread = 1; thread < total; ++thread) {
-    const int core = pinned ? cores[static_cast<std::size_t>(thread) % cores.size()] : -1;
-    workers_.emplace_back([this, thread, core] {
-      if (core >= 0) pin_to_core(core);
-      work(thread);
-    });
+namespace {
+
+// The system may leave the calling thread on the core of a worker for a long time, where both take turns.
+void move_to_core(int core) {
+  if (sched_getcpu() == core) return;
+  cpu_set_t before;
+  if (pthread_getaffinity_np(pthread_self(), sizeof(before), &before) != 0) return;
+  pin_to_core(core);
+  pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads, bool pinned) : cores_(available_cores()) {
+  const int total = num_threads > 0 ? num_threads : static_cast<int>(cores_.size());
+  for (int thread = 1; thread < total; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  if (pinned) pin(true);
+}
+
+void ThreadPool::pin(bool pinned) {
+  for (std::size_t worker = 0; worker < workers_.size(); ++worker) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (pinned) {
+      CPU_SET(cores_[(worker + 1) % cores_.size()], &set);
+    } else {
+      for (const int core : cores_) CPU_SET(core, &set);
+    }
+    pthread_setaffinity_np(workers_[worker].native_handle(), sizeof(set), &set);  // a refusal costs speed
   }
+  pinned_.store(pinned);
 }
 
 ThreadPool::~ThreadPool() {
@@ -59,6 +80,7 @@ void ThreadPool::parallel_for(std::int64_t n, std::int64_t grain, const Body& bo
     for (std::int64_t begin = 0; begin < n; begin += grain) body(begin, std::min(n, begin + grain), 0);
     return;
   }
+  if (pinned_.load(std::memory_order_relaxed)) move_to_core(cores_.front());
   body_ = &body;
   size_ = n;
   grain_ = grain;

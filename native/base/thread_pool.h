@@ -23,14 +23,17 @@ void pin_to_core(int core);
 
 class ThreadPool {
  public:
-  // num_threads counts the caller: 1 starts no worker. 0 means one per available core. `pinned`: worker i
-  // stays on the i-th available core (the caller belongs on the first; it is not touched).
+  // num_threads counts the caller: 1 starts no worker. 0 means one per available core.
   explicit ThreadPool(int num_threads, bool pinned = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Whether worker i stays on the i-th of the cores that were available when the pool was made. Callers are
+  // moved to the first when a loop begins, and may leave it.
+  void pin(bool pinned);
 
   // body(begin, end, thread) for pieces of at most `grain` that cover [0, n); `thread` < num_threads().
   using Body = std::function<void(std::int64_t begin, std::int64_t end, int thread)>;
@@ -50,6 +53,8 @@ class ThreadPool {
   void leave();
   void take_pieces(int thread);
 
+  const std::vector<int> cores_;
+  std::atomic<bool> pinned_{false};
   std::vector<std::thread> workers_;
   std::mutex callers_;  // one loop at a time
 

@@ -199,6 +199,14 @@ void bind_engine(nb::module_& module) {
       .def_prop_ro(
           "roles", [](const Engine& self) { return std::pair(self.roles().memory, self.roles().compute); },
           "(memory, compute) threads; (0, 0) when every thread does both.")
+      .def_prop_rw(
+          "data_flow", [](const Engine& self) { return std::string(data_flow_name(self.data_flow())); },
+          [](Engine& self, const std::string& name) {
+            nb::gil_scoped_release nogil;
+            self.set_data_flow(parse_data_flow(name));
+          },
+          "'symmetric', or 'asymmetric': each thread looks up what the store's mapping gives its core. "
+          "RuntimeError\nwithout a mapping, and while batches are submitted and not collected.")
       .def("layer_inputs", &layer_inputs, "dense"_a, "ids"_a, "offsets"_a, "layer"_a, "out"_a,
            "Writes the inputs of one layer, bottom layers counted first, to out float32 [B, in].\n\n"
            "What calibration looks at. ValueError as in predict, and where a layer is not fp32.")

@@ -11,4 +11,5 @@ NB_MODULE(_native, module) {
   screc::bindings::bind_page_order(module);
   screc::bindings::bind_engine(module);
   screc::bindings::bind_statistics(module);
+  screc::bindings::bind_hot_sketch(module);
 }

@@ -1,10 +1,12 @@
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -237,17 +239,29 @@ LookupArrays checked_lookup(const RowStore& store, const AnyConstArray& ids, con
 }
 
 void lookup(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
-            const AnyArray& out) {
+            const AnyArray& out, const std::string& data_flow) {
   const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
   nb::gil_scoped_release release;
-  store.lookup(arrays.request, 0, batch_size, arrays.out, arrays.width);
+  store.lookup(arrays.request, 0, batch_size, arrays.out, arrays.width, parse_data_flow(data_flow));
 }
 
 Ticket begin(RowStore& store, const AnyConstArray& ids, const AnyConstArray& offsets, std::int64_t batch_size,
-             const AnyArray& out) {
+             const AnyArray& out, const std::string& data_flow) {
   const LookupArrays arrays = checked_lookup(store, ids, offsets, batch_size, out);
   nb::gil_scoped_release release;
-  return store.begin(arrays.request, 0, batch_size, arrays.out, arrays.width);
+  return store.begin(arrays.request, 0, batch_size, arrays.out, arrays.width, parse_data_flow(data_flow));
+}
+
+// (strategy, cores, split) of every table.
+using MappingEntries = std::vector<std::tuple<std::string, std::vector<int>, std::string>>;
+
+void set_mapping(RowStore& store, const MappingEntries& entries) {
+  nb::gil_scoped_release release;
+  std::vector<TableCores> mapping;
+  for (const auto& [strategy, cores, split] : entries) {
+    mapping.push_back({parse_strategy(strategy), cores, parse_split(split)});
+  }
+  store.set_mapping(mapping);
 }
 
 void bind_row_store(nb::module_& module) {
@@ -275,7 +289,7 @@ void bind_row_store(nb::module_& module) {
       .def_ro("cache_bytes", &StoreStats::cache_bytes,
               "Bytes of the cache's rows and counts; at most what it was given.")
       .def_ro("dram_bytes", &StoreStats::dram_bytes,
-              "Bytes of rows, cores, indices, cache and strategies' copies in DRAM.")
+              "Bytes of rows, cores, indices, cache and the copies of strategies and of cores in DRAM.")
       .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
       .def_ro("direct_io", &StoreStats::direct_io,
               "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
@@ -358,15 +372,32 @@ void bind_row_store(nb::module_& module) {
             return std::string(strategy_name(store.strategy(table)));
           },
           nb::arg("table"), "The table's strategy.")
+      .def("set_mapping", set_mapping, nb::arg("mapping"),
+           "Whose each table is in the asymmetric data flow: (strategy, cores, split) for every table, or [] "
+           "for no\n"
+           "such flow. cores are ascending numbers of threads; [] leaves the table to all. split, among "
+           "several cores, is\n"
+           "'columns' (of every row, strategy 'private') or 'samples'. Worker threads then stay on cores of "
+           "their own.\n"
+           "Raises ValueError naming the table and the reason.")
+      .def_prop_ro("has_mapping", &RowStore::has_mapping, nb::call_guard<nb::gil_scoped_release>(),
+                   "Whether there is an asymmetric data flow.")
       .def("gather", gather, nb::arg("table"), nb::arg("ids"), nb::arg("out"),
            "Rows of ids (int64 [n]) into out (float32 [n, dim]). Raises ValueError for an id outside the "
            "table and\n"
            "OSError naming file and page for a damaged page; out is then undefined.")
-      .def("lookup", lookup, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
-           "Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out\n"
-           "(float32 [B, sum of dims]). An empty bag gives zeros. Raises as gather does.")
+      .def(
+          "lookup", lookup, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
+          nb::arg("data_flow") = "symmetric",
+          "Pools the bags of all tables (ids int64 [nnz], offsets int64 [T * B + 1], table-major) into out\n"
+          "(float32 [B, sum of dims]). An empty bag gives zeros. data_flow: 'symmetric', where every thread "
+          "takes a\n"
+          "part of the samples, or 'asymmetric', where it takes what set_mapping gave its core; the bits are "
+          "the same.\n"
+          "Raises as gather does, and RuntimeError for 'asymmetric' without a mapping.")
       .def("begin", begin, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"), nb::arg("out"),
-           nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(), nb::keep_alive<0, 5>(),
+           nb::arg("data_flow") = "symmetric", nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(),
+           nb::keep_alive<0, 3>(), nb::keep_alive<0, 5>(),
            "The first half of lookup: starts the reads from SSD and does all work that need not wait for "
            "them.\n"
            "ids and offsets must not change, and out is undefined, until the ticket's finish(). Raises as "

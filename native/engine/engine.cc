@@ -64,6 +64,8 @@ Engine::Engine(RowStore& store, int64_t num_dense, int64_t embedding_dim,
       model_(model_shape(store, num_dense, embedding_dim, interaction), bottom, top, kernels()),
       rows_in_dram_(store.rows_in_dram()),
       shares_(num_threads()),
+      chunks_(num_threads()),
+      way_(choose_way()),
       alone_(num_threads()) {
   const int64_t sample_bytes =
       std::max<int64_t>(1, model_.feature_stride()) * static_cast<int64_t>(sizeof(float));
@@ -128,7 +130,8 @@ void Engine::predict_alone(const float* dense, const LookupRequest& request, flo
   const Place place(rows_in_dram_ ? &alone_ : nullptr);
   Desk desk = take_desk();
   float* features = desk.features.as<float>();
-  store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride());
+  store_.lookup(request, 0, request.batch_size, features + model_.own_features(), model_.feature_stride(),
+                data_flow());
   model_.run(dense, features, request.batch_size, out, desk.workspace);
   give_back(std::move(desk));  // a desk is lost to an error, and made anew
 }
@@ -193,7 +196,7 @@ void Engine::enqueue(Prediction& prediction) {
   }
   if (!roles_.mixed()) {
     changed_.raise();
-  } else if (!in_blocks() && can_begin()) {
+  } else if (way_ == Way::kRing && can_begin()) {
     begin_segment(store_.threads());
   }
 }
@@ -204,7 +207,7 @@ void Engine::finish(Prediction& prediction) {
     return prediction.begun == prediction.request.batch_size && prediction.in_flight == 0;
   };
   while (!done()) {
-    if (in_blocks()) {
+    if (way_ != Way::kRing) {
       predict_oldest();
     } else if (roles_.mixed()) {
       advance_mixed();
@@ -260,7 +263,7 @@ void Engine::begin_segment(ThreadPool& pool) {
   try {
     segment->ticket.emplace(store_.begin(segment->batch->request, segment->first, segment->count,
                                          segment->features.as<float>() + model_.own_features(), stride,
-                                         pool));
+                                         data_flow(), pool));
   } catch (...) {
     fail(*segment);
   }
@@ -344,7 +347,7 @@ void Engine::predict_oldest() {
     --num_submitted_;
   }
   try {
-    predict_blocks(*batch);
+    way_ == Way::kBlocks ? predict_blocks(*batch) : predict_parts(*batch);
   } catch (...) {
     batch->error = std::current_exception();
   }
@@ -380,6 +383,28 @@ void Engine::predict_blocks(const Prediction& batch) {
 // ----------------------------------------------------------------------------------------------------
 // roles
 
+void Engine::check_idle(const std::string& change) const {
+  std::lock_guard<std::mutex> lock(state_);
+  if (num_submitted_ == 0 && begun_ == computed_) return;
+  throw std::logic_error("batches are submitted; collect them before the " + change);
+}
+
+Engine::Way Engine::choose_way() const {
+  if (!roles_.mixed() || !rows_in_dram_) return Way::kRing;
+  if (data_flow() == DataFlow::kSymmetric) return Way::kBlocks;
+  return store_.has_all_parts() ? Way::kParts : Way::kRing;
+}
+
+void Engine::set_data_flow(DataFlow flow) {
+  std::lock_guard<std::mutex> turn(turn_);
+  check_idle("data flow changes");
+  if (flow == DataFlow::kAsymmetric && !store_.has_mapping()) {
+    throw std::logic_error("data flow: the asymmetric one needs a mapping of the tables; set it first");
+  }
+  flow_.store(flow);
+  way_ = choose_way();
+}
+
 void Engine::set_roles(Roles roles) {
   if ((roles.memory > 0) != (roles.compute > 0) || roles.memory < 0 || roles.compute < 0) {
     throw std::invalid_argument(
@@ -387,14 +412,10 @@ void Engine::set_roles(Roles roles) {
         std::to_string(roles.memory) + " and " + std::to_string(roles.compute));
   }
   std::lock_guard<std::mutex> turn(turn_);
-  {
-    std::lock_guard<std::mutex> lock(state_);
-    if (num_submitted_ != 0 || begun_ != computed_) {
-      throw std::logic_error("roles: batches are submitted; collect them before the roles change");
-    }
-  }
+  check_idle("roles change");
   stop_driver();
   roles_ = roles;
+  way_ = choose_way();
   if (roles.mixed()) return;
   memory_pool_ = std::make_unique<ThreadPool>(roles.memory, true);
   compute_pool_ = std::make_unique<ThreadPool>(roles.compute);

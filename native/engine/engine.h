@@ -17,6 +17,7 @@
 #include "base/shares.h"
 #include "base/thread_pool.h"
 #include "base/turnstile.h"
+#include "engine/chunk_schedule.h"
 #include "engine/dense_model.h"
 #include "store/row_store.h"
 
@@ -49,7 +50,9 @@ struct Prediction {
 //
 // Where all rows are in DRAM and roles are mixed, a thread that takes a block also looks it up, and asks for
 // the rows of its next block before it computes: features never leave its cache, and memory is waited for
-// during arithmetic. Else a batch is cut into segments, so memory does not grow with it, which pass through a
+// during arithmetic. In the asymmetric data flow, where a thread looks up its own tables for all samples,
+// chunks of a batch are computed as they are looked up (ChunkSchedule): a sample's features come from all
+// threads. Else a batch is cut into segments, so memory does not grow with it, which pass through a
 // ring in the order in which their batches were submitted:
 //
 // - mixed roles: the collecting thread and the pool begin the look-ups of a segment, finish them, compute.
@@ -94,6 +97,12 @@ class Engine {
   void set_roles(Roles roles);
   Roles roles() const { return roles_; }
 
+  // Which threads look what up in segments and small batches: in the asymmetric flow, those that the store's
+  // mapping says. Takes effect at once. Throws std::logic_error where there is no mapping, and while batches
+  // are submitted and not collected.
+  void set_data_flow(DataFlow flow);
+  DataFlow data_flow() const { return flow_.load(); }
+
   Isa isa() const { return model_.isa(); }
   int num_threads() const { return store_.threads().num_threads(); }
   int num_tables() const { return store_.num_tables(); }
@@ -111,6 +120,8 @@ class Engine {
   // With split roles segments are short: the first of a batch is looked up, and the last computed, alone.
   static constexpr int64_t kSplitSegment = 4 * kBlock;
   static constexpr int kSlots = 3;
+  // Most bytes of the features of a chunk: they pass through the cores' caches beside the tables.
+  static constexpr int64_t kChunkBytes = int64_t{512} << 10;
 
   struct Segment {
     AlignedBuffer features;  // [segment_, feature_stride]; made at first use
@@ -120,6 +131,8 @@ class Engine {
   };
 
   void check_dense(const float* dense, int64_t batch_size) const;
+  // Throws std::logic_error while batches are submitted and not collected.
+  void check_idle(const std::string& change) const;
   bool runs_alone(int64_t batch_size);
   // submit and collect within a turn.
   void enqueue(Prediction& prediction);
@@ -154,9 +167,12 @@ class Engine {
   void compute_rows(const float* dense, float* features, int64_t count, float* out, ThreadPool& pool,
                     Ticket* ahead);
   void predict_blocks(const Prediction& batch);
+  void predict_parts(const Prediction& batch);
 
-  bool in_blocks() const { return roles_.mixed() && rows_in_dram_; }
-  // Predicts the batch that was submitted first, block by block.
+  // How batches that are not small are predicted: through the ring, or at once, in blocks or by parts.
+  enum class Way { kRing, kBlocks, kParts };
+  Way choose_way() const;
+  // Predicts the batch that was submitted first.
   void predict_oldest();
   void advance_mixed();
   void drive();  // the memory side of split roles
@@ -170,7 +186,12 @@ class Engine {
   std::vector<Desk> threads_desks_;
   std::vector<std::unique_ptr<LookupContext>> threads_contexts_;  // of the blocks that they look up
   Shares shares_;                                                 // of the blocks of one batch
+  ChunkSchedule chunks_;
+  AlignedBuffer chunk_features_;              // of ChunkSchedule::kBuffers chunks; made at first use
+  std::vector<int64_t> pieces_, first_part_;  // of each of its queues
   Roles roles_;
+  std::atomic<DataFlow> flow_{DataFlow::kSymmetric};
+  Way way_;
   std::mutex turn_;                        // one submit or collect at a time
   alignas(64) std::atomic<int> calls_{0};  // of predict, in progress
   std::atomic<int> crowded_{0};            // calls to come that run alone whoever else is there

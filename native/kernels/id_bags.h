@@ -14,6 +14,9 @@ struct RowArray {
   RowCodec codec;
   // The transpose of rows of fp32, [dim, padded_rows], for stream_ids; null elsewhere.
   const float* columns = nullptr;
+  // Where these are some columns of longer rows, the columns of those: a bag is then added up in the order in
+  // which the whole rows would be. 0: these are the whole rows.
+  int64_t whole_dim = 0;
 
   int64_t bytes() const { return num_rows * codec.row_bytes(); }
   const float* fp32() const { return reinterpret_cast<const float*>(rows); }

@@ -8,6 +8,7 @@
 // operations for every vector of values, fp32 one.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/id_bags.h"
@@ -175,11 +176,11 @@ void pool_rest(const RowCodec& codec, Source rows, int64_t count, int64_t first,
   }
 }
 
-// All bags, the first kVectors vectors of each row in one pass. `ahead`: rows further on are asked for.
-template <typename V, typename Rows, int kVectors, typename Source>
+// All bags, the first kVectors vectors of each row in one pass, kRows rows side by side. `ahead`: rows
+// further on are asked for.
+template <typename V, typename Rows, int kVectors, int kRows, typename Source>
 void pool_bags(const RowCodec& shared_codec, Source rows, const int64_t* offsets, int64_t num_bags, bool mean,
                bool ahead, float* out, int64_t out_stride) {
-  constexpr int kRows = rows_beside(kVectors);
   const RowCodec codec = shared_codec;  // nobody writes to this copy
   const int64_t row_bytes = codec.row_bytes(), end = ahead ? offsets[num_bags] : 0;
   const int64_t width = codec.dim < kVectors * V::kLanes ? codec.dim : kVectors * V::kLanes;
@@ -209,22 +210,26 @@ void pool_bags(const RowCodec& shared_codec, Source rows, const int64_t* offsets
   }
 }
 
+// whole_dim: as in RowArray.
 template <typename V, typename Source>
-void pool_all(const RowCodec& codec, Source rows, const int64_t* offsets, int64_t num_bags, bool mean,
-              bool ahead, float* out, int64_t out_stride) {
+void pool_all(const RowCodec& codec, int64_t whole_dim, Source rows, const int64_t* offsets, int64_t num_bags,
+              bool mean, bool ahead, float* out, int64_t out_stride) {
   if (num_bags == 0) return;
   const int64_t row_bytes = codec.row_bytes();
   for (int64_t k = offsets[0]; ahead && k < offsets[num_bags] && k < offsets[0] + kRowsAhead; ++k) {
     prefetch_row(rows[k], row_bytes);
   }
   const int64_t vectors = (codec.dim + V::kLanes - 1) / V::kLanes;
+  const int beside = rows_beside((whole_dim + V::kLanes - 1) / V::kLanes);
   with_rows<V>(codec, [&](auto policy) {
     using Rows = decltype(policy);
-    auto* run = pool_bags<V, Rows, 1, Source>;
-    if (vectors == 2) run = pool_bags<V, Rows, 2, Source>;
-    if (vectors == 3) run = pool_bags<V, Rows, 3, Source>;
-    if (vectors > 3) run = pool_bags<V, Rows, 4, Source>;
-    if (vectors > 7) run = pool_bags<V, Rows, 8, Source>;
+    auto* run = pool_bags<V, Rows, 1, 4, Source>;
+    if (vectors == 1 && beside == 2) run = pool_bags<V, Rows, 1, 2, Source>;
+    if (vectors == 1 && beside == 1) run = pool_bags<V, Rows, 1, 1, Source>;
+    if (vectors == 2) run = beside == 2 ? pool_bags<V, Rows, 2, 2, Source> : pool_bags<V, Rows, 2, 1, Source>;
+    if (vectors == 3) run = pool_bags<V, Rows, 3, 1, Source>;
+    if (vectors > 3) run = pool_bags<V, Rows, 4, 1, Source>;
+    if (vectors > 7) run = pool_bags<V, Rows, 8, 1, Source>;
     run(codec, rows, offsets, num_bags, mean, ahead, out, out_stride);
   });
 }
@@ -232,17 +237,18 @@ void pool_all(const RowCodec& codec, Source rows, const int64_t* offsets, int64_
 template <typename V>
 void pool_rows(const RowCodec& codec, const void* const* rows, const int64_t* offsets, int64_t num_bags,
                bool mean, float* out, int64_t out_stride) {
-  pool_all<V>(codec, PointedRows{rows}, offsets, num_bags, mean, true, out, out_stride);
+  pool_all<V>(codec, codec.dim, PointedRows{rows}, offsets, num_bags, mean, true, out, out_stride);
 }
 
 template <typename V>
 void pool_ids(const RowArray& table, const IdBags& bags) {
   // Rows that the second-level cache holds anyway are not asked for.
-  constexpr int64_t kCached = int64_t{1} << 18;
+  constexpr int64_t kCached = int64_t{2} << 20;
   const bool ahead = table.bytes() > kCached;
   const NumberedRows rows{table.rows, table.codec.row_bytes(), bags.ids};
   if (bags.offsets != nullptr) {
-    return pool_all<V>(table.codec, rows, bags.offsets, bags.num_bags, bags.mean, ahead, bags.out,
+    const int64_t whole_dim = std::max(table.whole_dim, table.codec.dim);
+    return pool_all<V>(table.codec, whole_dim, rows, bags.offsets, bags.num_bags, bags.mean, ahead, bags.out,
                        bags.out_stride);
   }
   with_rows<V>(table.codec, [&](auto policy) {

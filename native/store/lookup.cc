@@ -24,6 +24,12 @@ constexpr std::int64_t kFew = 512;
                               std::to_string(segment.table->num_embeddings) + " rows");
 }
 
+bool is_owned(const Segment& segment) {
+  return segment.part != nullptr && segment.part->core != CoreTables::kNobody;
+}
+
+bool is_counted(const Segment& segment) { return segment.part == nullptr || segment.part->counts; }
+
 // Throws for an id outside the table among look-ups [first, first + count) of the segment.
 void check_ids(const Segment& segment, std::int64_t first, std::int64_t count) {
   const std::int64_t* ids = segment.ids + segment.first_id + first;
@@ -59,15 +65,23 @@ std::int64_t split(const Index& index, const std::int64_t* ids, std::int32_t* op
   return known;
 }
 
+// That of the unit; empty ones, which begin where the next does, come before it.
+std::vector<Segment>::const_iterator segment_of(const std::vector<Segment>& segments, std::int64_t unit) {
+  return std::upper_bound(segments.begin(), segments.end(), unit,
+                          [](std::int64_t u, const Segment& s) { return u < s.first_unit; }) -
+         1;
+}
+
 }  // namespace
 
-Lookup::Lookup(ThreadPool& threads) : tt_(arena_) { use(threads); }
+Lookup::Lookup(ThreadPool& threads) : tt_(arena_), shares_(threads.num_threads()) { use(threads); }
 
 void Lookup::use(ThreadPool& threads) {
   threads_ = &threads;
   first_thread_ = 0;
   const int count = threads.num_threads();
   if (workers_.size() < static_cast<std::size_t>(count)) workers_.resize(static_cast<std::size_t>(count));
+  if (shares_.num_threads() < count) shares_ = Shares(count);
   tt_.use(count);
 }
 
@@ -91,7 +105,7 @@ void Lookup::prepare(std::vector<Segment>& segments) {
   std::int64_t lookups = 0, pointers = 0, work = 0, tt_lookups = 0, staged_floats = 0;
   for (Segment& segment : segments) {
     segment.base = pointers;
-    lookups += segment.num_ids;
+    if (is_counted(segment)) lookups += segment.num_ids;
     work += segment.num_ids * segment.table->weight;
     if (segment.table->whole() == nullptr) pointers += segment.num_ids;
     if (segment.table->has_tt) tt_lookups += segment.num_ids;
@@ -99,6 +113,8 @@ void Lookup::prepare(std::vector<Segment>& segments) {
   }
   alone_ = threads_ == nullptr || work <= kAlone;
   num_units_ = ssd_units_ = 0;
+  owned_ = !alone_ && !segments.empty() && is_owned(segments.back());
+  ranges_.assign(owned_ ? static_cast<std::size_t>(shares_.num_threads()) : 0, {});
   for (Segment& segment : segments) {
     segment.first_unit = num_units_;
     if (alone_) {
@@ -111,6 +127,10 @@ void Lookup::prepare(std::vector<Segment>& segments) {
       num_units_ += (segment.num_samples + segment.unit_samples - 1) / segment.unit_samples;
     }
     if (segment.table->has_ssd) ssd_units_ = num_units_;
+    if (!owned_ || !is_owned(segment)) continue;
+    Shares::Range& range = ranges_[static_cast<std::size_t>(segment.part->core)];
+    if (range.end == 0) range.begin = segment.first_unit;
+    range.end = num_units_;
   }
   if (rows_.size() < static_cast<std::size_t>(pointers)) rows_.resize(static_cast<std::size_t>(pointers));
   arena_.begin(staged_floats);
@@ -239,13 +259,23 @@ void Lookup::run_whole(const Segment& segment, std::int64_t first, std::int64_t 
   } else {
     bags.ids += segment.first_id + begin;
   }
-  segment.table->strategy.pool(bags, first_thread_ + static_cast<int>(&worker - workers_.data()));
-  worker.dram_rows += end - begin;
+  rows_of(segment, first_thread_ + static_cast<int>(&worker - workers_.data())).pool(bags);
+  if (is_counted(segment)) worker.dram_rows += end - begin;
 }
 
-void Lookup::prefetch_rows(const Table& table, const std::int64_t* ids, std::int64_t count) {
-  const auto bytes = static_cast<std::uintptr_t>(table.codec.row_bytes());
-  const auto rows = reinterpret_cast<std::uintptr_t>(table.strategy.rows(0));
+const StrategyRows& Lookup::rows_of(const Segment& segment, int thread) const {
+  return segment.part != nullptr ? segment.part->rows : segment.table->strategy.rows(thread);
+}
+
+void Lookup::pool_part(const Segment& segment) {
+  check_ids(segment, 0, segment.num_ids);
+  segment.part->rows.pool({segment.ids, segment.offsets, segment.num_samples, segment.table->mean,
+                           segment.out, segment.out_stride});
+}
+
+void Lookup::prefetch_rows(const RowArray& array, const std::int64_t* ids, std::int64_t count) {
+  const auto bytes = static_cast<std::uintptr_t>(array.codec.row_bytes());
+  const auto rows = reinterpret_cast<std::uintptr_t>(array.rows);
   for (std::int64_t i = 0; i < count; ++i) {
     // A prefetch from anywhere does no harm. Into the second-level cache, which takes more misses at a time.
     const std::uintptr_t row = rows + static_cast<std::uintptr_t>(ids[i]) * bytes;
@@ -283,9 +313,7 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
   const auto run = [&](std::int64_t begin, std::int64_t end, int thread) {
     begin += first;
     end += first;
-    auto segment = std::upper_bound(segments.begin(), segments.end(), begin,
-                                    [](std::int64_t unit, const Segment& s) { return unit < s.first_unit; });
-    --segment;
+    auto segment = segment_of(segments, begin);
     for (std::int64_t unit = begin; unit < end; ++unit) {
       while (segment + 1 != segments.end() && segment[1].first_unit <= unit) ++segment;
       body(*segment, unit, workers_[static_cast<std::size_t>(thread)]);
@@ -298,12 +326,27 @@ void Lookup::for_each_unit(const std::vector<Segment>& segments, std::int64_t fi
   }
 }
 
+template <typename Body>
+void Lookup::for_each_owned_unit(const std::vector<Segment>& segments, std::int64_t first, const Body& body) {
+  std::int64_t common_end = num_units_;
+  for (const Shares::Range& range : ranges_) {
+    if (range.end > 0) common_end = std::min(common_end, range.begin);
+  }
+  shares_.part(ranges_, {first, common_end});
+  const auto run = [&](std::int64_t, std::int64_t, int thread) {
+    for (std::int64_t unit; (unit = shares_.take(thread)) != Shares::kNone;) {
+      body(*segment_of(segments, unit), unit, workers_[static_cast<std::size_t>(thread)]);
+    }
+  };
+  threads_->parallel_for(threads_->num_threads(), 1, std::cref(run));
+}
+
 void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader) {
   prepare(segments);
   if (alone_ && num_lookups_ <= kFew) {  // the call then waits for memory once, not table by table
     for (const Segment& segment : segments) {
       if (segment.table->whole() == nullptr) continue;
-      prefetch_rows(*segment.table, segment.ids + segment.first_id, segment.num_ids);
+      prefetch_rows(rows_of(segment, first_thread_).array, segment.ids + segment.first_id, segment.num_ids);
     }
   }
   for_each_unit(segments, 0, ssd_units_, [this](const Segment& segment, std::int64_t unit, Worker& worker) {
@@ -314,11 +357,15 @@ void Lookup::begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* re
   }
   if (!wanted_.empty()) ssd_.begin(*reader, ssd, wanted_, rows_.data());
   try {
-    for_each_unit(segments, ssd_units_, num_units_,
-                  [this](const Segment& segment, std::int64_t unit, Worker& worker) {
-                    run_unit(segment, unit, worker);
-                    if (&worker == workers_.data()) ssd_.poll();  // the reader belongs to the calling thread
-                  });
+    const auto run = [this](const Segment& segment, std::int64_t unit, Worker& worker) {
+      run_unit(segment, unit, worker);
+      if (&worker == workers_.data()) ssd_.poll();  // the reader belongs to the calling thread
+    };
+    if (owned_) {
+      for_each_owned_unit(segments, ssd_units_, run);
+    } else {
+      for_each_unit(segments, ssd_units_, num_units_, run);
+    }
     if (tt_.grouped()) rebuild(segments);
   } catch (...) {
     ssd_.abandon();

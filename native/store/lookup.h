@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "base/arena.h"
+#include "base/shares.h"
 #include "base/thread_pool.h"
 #include "store/band.h"
+#include "store/core_tables.h"
 #include "store/ssd_rows.h"
 #include "store/tt_rows.h"
 
@@ -30,6 +32,7 @@ struct Segment {
   std::int64_t num_samples;
   float* out;  // bag b goes to out + b * out_stride
   std::int64_t out_stride;
+  const CoreTables::Part* part = nullptr;  // what is looked up of the table; null: all, by its own strategy
 
   // Set by Lookup::begin.
   std::int64_t base = 0;        // of the segment's row pointers
@@ -48,9 +51,10 @@ class Lookup {
   void use_caller(int thread);
 
   // Starts to read the rows that stand on SSD, then does all work that does not need them while they come.
-  // Segments of tables with SSD bands go first; they and the reader must stay until finish() or abandon(),
-  // one of which must follow; `reader` may be null when no table has an SSD band. Throws
-  // std::invalid_argument for an id outside its table and IoError; nothing is in flight then.
+  // Segments of tables with SSD bands go first, those of cores' parts last, core by core; they and the reader
+  // must stay until finish() or abandon(), one of which must follow; `reader` may be null when no table has
+  // an SSD band. Throws std::invalid_argument for an id outside its table and IoError; nothing is in flight
+  // then.
   void begin(std::vector<Segment>& segments, SsdBands& ssd, PageReader* reader);
   // Lets the reads go on, without waiting.
   void poll() { ssd_.poll(); }
@@ -59,8 +63,11 @@ class Lookup {
   // Gives the look-up up; waits for reads in flight.
   void abandon() noexcept { ssd_.abandon(); }
 
-  // Asks for the rows of ids, not checked yet, of a table that is one array.
-  static void prefetch_rows(const Table& table, const std::int64_t* ids, std::int64_t count);
+  // Pools the bags of a part, on the calling thread. Throws std::invalid_argument for an id outside its
+  // table.
+  static void pool_part(const Segment& segment);
+  // Asks for the rows of ids, not checked yet.
+  static void prefetch_rows(const RowArray& array, const std::int64_t* ids, std::int64_t count);
 
   // Bytes of working memory that a look-up in the table takes at most.
   static std::int64_t scratch_bytes(const Table& table);
@@ -76,6 +83,8 @@ class Lookup {
   };
 
   void prepare(std::vector<Segment>& segments);
+  // What the thread reads of a segment whose table is one array.
+  const StrategyRows& rows_of(const Segment& segment, int thread) const;
   // Rows of the segment are still to come when its look-ups are resolved.
   bool waits(const Segment& segment) const;
   // Resolves the unit's look-ups, and pools them unless they wait.
@@ -91,9 +100,13 @@ class Lookup {
   void decode_fetched(const std::vector<Segment>& segments, const SsdBands& ssd);
   void pool_unit(const Segment& segment, std::int64_t unit);
   void pool(const Segment& segment, std::int64_t first_sample, std::int64_t last_sample);
+  // Units [first, last) on all threads, as each comes to them.
   template <typename Body>
   void for_each_unit(const std::vector<Segment>& segments, std::int64_t first, std::int64_t last,
                      const Body& body);
+  // All units from `first` on, those of parts by the threads that they belong to, who then help.
+  template <typename Body>
+  void for_each_owned_unit(const std::vector<Segment>& segments, std::int64_t first, const Body& body);
 
   ThreadPool* threads_ = nullptr;  // null: the caller alone
   int first_thread_ = 0;           // number of worker 0
@@ -106,6 +119,9 @@ class Lookup {
   std::int64_t num_units_ = 0;
   std::int64_t ssd_units_ = 0;  // of tables with SSD bands; they are the first
   std::int64_t num_lookups_ = 0;
+  bool owned_ = false;  // some segments are of parts that belong to cores
+  Shares shares_;       // of the units of parts, by thread, and of those before
+  std::vector<Shares::Range> ranges_;
   bool alone_ = true;  // too little work to wake other threads
 };
 

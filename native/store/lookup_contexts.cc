@@ -5,6 +5,17 @@
 
 namespace screc {
 
+const char* data_flow_name(DataFlow flow) {
+  return flow == DataFlow::kSymmetric ? "symmetric" : "asymmetric";
+}
+
+DataFlow parse_data_flow(std::string_view name) {
+  if (name == "symmetric") return DataFlow::kSymmetric;
+  if (name == "asymmetric") return DataFlow::kAsymmetric;
+  throw std::invalid_argument("data_flow '" + std::string(name) +
+                              "' is unknown; use symmetric or asymmetric");
+}
+
 LookupContext& LookupContexts::acquire(bool for_ticket) {
   std::unique_lock<std::mutex> lock(mutex_);
   const auto full = [this] { return free_.empty() && static_cast<int>(contexts_.size()) == kMost; };

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,14 @@ struct LookupRequest {  // table-major bags, as Batch in src/screc/data/batch.py
   int64_t batch_size;
 };
 
+// Which threads look what up. Symmetric: every thread a part of the samples, in all tables. Asymmetric: every
+// thread what its core has of the tables (RowStore::set_mapping).
+enum class DataFlow { kSymmetric, kAsymmetric };
+
+const char* data_flow_name(DataFlow flow);
+// Throws std::invalid_argument naming the value and the accepted ones.
+DataFlow parse_data_flow(std::string_view name);
+
 struct LookupContext {
   explicit LookupContext(ThreadPool& threads) : lookup(threads) {}
 
@@ -30,6 +39,7 @@ struct LookupContext {
 
   // Of a look-up between its halves: the samples from that in flight on, and how many of them are in flight.
   LookupRequest request = {};
+  DataFlow flow = DataFlow::kSymmetric;
   int64_t first = 0, count = 0, part = 0;
   float* out = nullptr;
   int64_t sample_stride = 0;

@@ -83,6 +83,9 @@ int RowStore::add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean
     throw std::invalid_argument("embedding_dim: must be from 1 to 2^20, got " + text(embedding_dim));
   }
   std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  if (!core_tables_.empty()) {
+    throw std::invalid_argument("table: the mapping has none more; take it off before a table is added");
+  }
   auto table = std::make_unique<Table>();
   table->num_embeddings = num_embeddings;
   table->dim = embedding_dim;
@@ -159,7 +162,7 @@ void RowStore::set_strategy(int number, Strategy strategy) {
                                 "' is for tables whose only band is rows in DRAM; table " + text(number) +
                                 " has other bands: use 'gather'");
   }
-  StrategyArrays::check(row_array(table), strategy);
+  check_strategy(row_array(table), strategy, StrategyArrays::kMaxPrivateBytes);
   apply_strategies(number, strategy);
 }
 
@@ -257,6 +260,33 @@ void RowStore::make_cache() {
   stats_.cache_bytes = ssd_.cache.bytes();
 }
 
+void RowStore::set_mapping(const std::vector<TableCores>& mapping) {
+  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  CoreTables made;
+  if (!mapping.empty()) {
+    if (mapping.size() != tables_.size()) {
+      throw std::invalid_argument("mapping: expected an entry for each of " + std::to_string(tables_.size()) +
+                                  " tables, got " + std::to_string(mapping.size()));
+    }
+    std::vector<CoreTables::Member> members;
+    for (size_t number = 0; number < tables_.size(); ++number) {
+      check_closed(static_cast<int>(number));
+      members.push_back({row_array(*tables_[number]), tables_[number]->dim, &mapping[number]});
+    }
+    made = CoreTables(members, threads_.num_threads());
+  }
+  const int64_t before = core_tables_.bytes();
+  core_tables_ = std::move(made);
+  threads_.pin(!core_tables_.empty());
+  std::lock_guard<std::mutex> stats_lock(stats_mutex_);
+  stats_.dram_bytes += core_tables_.bytes() - before;
+}
+
+bool RowStore::has_mapping() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return !core_tables_.empty();
+}
+
 int RowStore::num_tables() const {
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   return static_cast<int>(tables_.size());
@@ -298,7 +328,7 @@ void RowStore::check_closed(int table) const {
   throw std::invalid_argument("table " + text(table) + " has no last band; add one that takes every id");
 }
 
-void RowStore::check_offsets(const LookupRequest& request, int64_t first, int64_t count) const {
+void RowStore::check_request(const LookupRequest& request, int64_t first, int64_t count) const {
   const int64_t size = request.batch_size, bags = static_cast<int64_t>(tables_.size()) * size;
   if (size < 0 || first < 0 || count < 0 || first > size - count) {
     throw std::invalid_argument("batch_size: samples " + text(first) + " to " + text(first + count) +
@@ -309,27 +339,28 @@ void RowStore::check_offsets(const LookupRequest& request, int64_t first, int64_
     throw std::invalid_argument("offsets: must run from 0 to the number of ids (" + text(request.num_ids) +
                                 "), got " + text(offsets[0]) + " to " + text(offsets[bags]));
   }
-  for (size_t table = 0; table < tables_.size(); ++table) {
-    const int64_t begin = static_cast<int64_t>(table) * size + first;
-    const int64_t* own = offsets + begin;
-    // Sign bits collect what is wrong; differences of numbers >= 0 cannot overflow.
-    std::uint64_t wrong = static_cast<std::uint64_t>(own[0] | own[count]);
-    wrong |= static_cast<std::uint64_t>(request.num_ids) - static_cast<std::uint64_t>(own[count]);
-    for (int64_t i = 0; i < count; ++i) {
-      const auto low = static_cast<std::uint64_t>(own[i]), high = static_cast<std::uint64_t>(own[i + 1]);
-      wrong |= low | (high - low);
+}
+
+void RowStore::check_offsets(const LookupRequest& request, size_t table, int64_t first, int64_t count) const {
+  const int64_t begin = static_cast<int64_t>(table) * request.batch_size + first;
+  const int64_t* own = request.offsets + begin;
+  // Sign bits collect what is wrong; differences of numbers >= 0 cannot overflow.
+  std::uint64_t wrong = static_cast<std::uint64_t>(own[0] | own[count]);
+  wrong |= static_cast<std::uint64_t>(request.num_ids) - static_cast<std::uint64_t>(own[count]);
+  for (int64_t i = 0; i < count; ++i) {
+    const auto low = static_cast<std::uint64_t>(own[i]), high = static_cast<std::uint64_t>(own[i + 1]);
+    wrong |= low | (high - low);
+  }
+  if ((wrong >> 63) == 0) return;
+  for (int64_t i = 0; i <= count; ++i) {
+    const std::string where = " (table " + std::to_string(table) + ", sample " + text(first + i) + ")";
+    const std::string name = "offsets[" + text(begin + i) + "] is " + text(own[i]);
+    if (own[i] < 0 || own[i] > request.num_ids) {
+      throw std::invalid_argument(name + where + ", there are " + text(request.num_ids) + " ids");
     }
-    if ((wrong >> 63) == 0) continue;
-    for (int64_t i = 0; i <= count; ++i) {
-      const std::string where = " (table " + std::to_string(table) + ", sample " + text(first + i) + ")";
-      const std::string name = "offsets[" + text(begin + i) + "] is " + text(own[i]);
-      if (own[i] < 0 || own[i] > request.num_ids) {
-        throw std::invalid_argument(name + where + ", there are " + text(request.num_ids) + " ids");
-      }
-      if (i > 0 && own[i] < own[i - 1]) {
-        throw std::invalid_argument(name + where + ", below the " + text(own[i - 1]) +
-                                    " before it; offsets must not decrease");
-      }
+    if (i > 0 && own[i] < own[i - 1]) {
+      throw std::invalid_argument(name + where + ", below the " + text(own[i - 1]) +
+                                  " before it; offsets must not decrease");
     }
   }
 }
@@ -350,36 +381,97 @@ PageReader* RowStore::reader_of(LookupContext& context) {
 }
 
 void RowStore::set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count,
-                      float* out, int64_t sample_stride) const {
+                      float* out, int64_t sample_stride, DataFlow flow) const {
   for (size_t table = 0; table < tables_.size(); ++table) check_closed(static_cast<int>(table));
-  check_offsets(request, first, count);
+  check_request(request, first, count);
+  for (size_t table = 0; table < tables_.size(); ++table) check_offsets(request, table, first, count);
   context.request = request;
+  context.flow = flow;
   context.first = first;
   context.count = count;
   context.out = out;
   context.sample_stride = sample_stride;
 }
 
-void RowStore::begin_part(LookupContext& context) {
-  const LookupRequest& request = context.request;
-  context.part = context.count;
-  while (context.part > 1 && scratch_bytes(request, context.first, context.part) > kScratchBytes) {
-    context.part = (context.part + 1) / 2;
+Segment RowStore::segment_of(const LookupRequest& request, int table, int64_t first, int64_t count,
+                             float* out, int64_t sample_stride) const {
+  const int64_t* own = request.offsets + table * request.batch_size + first;
+  return {tables_[static_cast<size_t>(table)].get(),
+          table,
+          request.ids,
+          own,
+          own[0],
+          own[count] - own[0],
+          count,
+          out,
+          sample_stride};
+}
+
+Segment RowStore::segment_of(const CoreTables::Part& part, const LookupRequest& request, int64_t first,
+                             int64_t count, float* out, int64_t sample_stride) const {
+  const int64_t begin = count * part.sample_part / part.sample_parts;
+  const int64_t end = count * (part.sample_part + 1) / part.sample_parts;
+  Segment segment = segment_of(request, part.table, first + begin, end - begin,
+                               out + begin * sample_stride + part.first_column, sample_stride);
+  segment.part = &part;
+  return segment;
+}
+
+void RowStore::add_segments(LookupContext& context) const {
+  const bool parted = context.flow == DataFlow::kAsymmetric;
+  if (parted && core_tables_.empty()) {
+    throw std::logic_error("mapping: there is none; set it before look-ups in the asymmetric data flow");
   }
   context.segments.clear();
   for (const bool has_ssd : {true, false}) {  // tables with rows to wait for go first
     float* out = context.out;
     for (size_t number = 0; number < tables_.size(); ++number) {
       const Table& table = *tables_[number];
-      const int64_t* own =
-          request.offsets + static_cast<int64_t>(number) * request.batch_size + context.first;
-      if (table.has_ssd == has_ssd) {
-        context.segments.push_back({&table, static_cast<int>(number), request.ids, own, own[0],
-                                    own[context.part] - own[0], context.part, out, context.sample_stride});
+      if (table.has_ssd == has_ssd && !(parted && core_tables_.has_parts(number))) {
+        context.segments.push_back(segment_of(context.request, static_cast<int>(number), context.first,
+                                              context.part, out, context.sample_stride));
       }
       out += table.dim;
     }
   }
+  if (!parted) return;
+  for (const CoreTables::Part& part : core_tables_.parts()) {
+    context.segments.push_back(
+        segment_of(part, context.request, context.first, context.part, context.out, context.sample_stride));
+  }
+}
+
+void RowStore::lookup_part(const CoreTables::Part& part, const LookupRequest& request, int64_t first,
+                           int64_t count, float* out, int64_t sample_stride) const {
+  check_request(request, first, count);
+  check_offsets(request, static_cast<size_t>(part.table), first, count);
+  Lookup::pool_part(segment_of(part, request, first, count, out, sample_stride));
+}
+
+bool RowStore::has_all_parts() const {
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  return !core_tables_.empty() && core_tables_.has_all_parts();
+}
+
+const std::vector<CoreTables::Part>& RowStore::all_parts() const {
+  if (core_tables_.empty() || !core_tables_.has_all_parts()) {
+    throw std::logic_error("mapping: there is none of all tables any more; set it and the data flow anew");
+  }
+  return core_tables_.parts();
+}
+
+void RowStore::count_lookups(int64_t lookups) {
+  LookupCounts counts;
+  counts.lookups = counts.dram_rows = lookups;
+  count(counts);
+}
+
+void RowStore::begin_part(LookupContext& context) {
+  context.part = context.count;
+  while (context.part > 1 && scratch_bytes(context.request, context.first, context.part) > kScratchBytes) {
+    context.part = (context.part + 1) / 2;
+  }
+  add_segments(context);
   context.lookup.begin(context.segments, ssd_, reader_of(context));
 }
 
@@ -391,11 +483,11 @@ void RowStore::finish_part(LookupContext& context) {
 }
 
 void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                      int64_t sample_stride) {
+                      int64_t sample_stride, DataFlow flow) {
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   context->lookup.use(threads_);
-  set_up(*context, request, first, count, out, sample_stride);
+  set_up(*context, request, first, count, out, sample_stride, flow);
   while (context->count > 0) {
     begin_part(*context);
     finish_part(*context);
@@ -405,7 +497,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
 void RowStore::lookup_alone(LookupContext& context, const LookupRequest& request, int64_t first,
                             int64_t count, float* out, int64_t sample_stride, int thread) {
   context.lookup.use_caller(thread);
-  set_up(context, request, first, count, out, sample_stride);
+  set_up(context, request, first, count, out, sample_stride, DataFlow::kSymmetric);
   while (context.count > 0) {
     begin_part(context);
     finish_part(context);
@@ -418,21 +510,21 @@ void RowStore::prefetch(const LookupRequest& request, int64_t first, int64_t cou
     if (table.whole() == nullptr) continue;
     const int64_t* own = request.offsets + static_cast<int64_t>(number) * request.batch_size + first;
     const int64_t begin = std::max<int64_t>(own[0], 0), end = std::min(own[count], request.num_ids);
-    Lookup::prefetch_rows(table, request.ids + begin, end - begin);
+    Lookup::prefetch_rows(table.strategy.rows(0).array, request.ids + begin, end - begin);
   }
 }
 
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                       int64_t sample_stride) {
-  return begin(request, first, count, out, sample_stride, threads_);
+                       int64_t sample_stride, DataFlow flow) {
+  return begin(request, first, count, out, sample_stride, flow, threads_);
 }
 
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
-                       int64_t sample_stride, ThreadPool& threads) {
+                       int64_t sample_stride, DataFlow flow, ThreadPool& threads) {
   InUse context(contexts_, true);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   context->lookup.use(threads);
-  set_up(*context, request, first, count, out, sample_stride);
+  set_up(*context, request, first, count, out, sample_stride, flow);
   begin_part(*context);
   return Ticket(*this, context.keep());
 }

@@ -31,7 +31,7 @@ struct StoreStats {
   int64_t cache_hits, cache_misses;  // rows of which the cache held, and did not hold, a copy
   int64_t cache_admissions;          // rows that it took in
   int64_t cache_bytes;               // its rows and counts; at most what it was given
-  int64_t dram_bytes;                // rows, cores, indices, cache_bytes and the copies of strategies
+  int64_t dram_bytes;                // rows, cores, indices, cache_bytes, copies of strategies and of cores
   std::string io_backend;            // "io_uring" or "pread"; "none" without SSD bands
   bool direct_io;                    // false when some file is read through the page cache
   int queue_depth;
@@ -93,6 +93,12 @@ class RowStore {  // all methods are thread-safe
   void set_strategy(int table, Strategy strategy);
   Strategy strategy(int table) const;
 
+  // Whose each table is in the asymmetric data flow; none: no such flow. Keeps the worker threads on cores of
+  // their own, or lets them go. Needs all tables complete; what is not one array of rows in DRAM belongs to
+  // no core. Throws std::invalid_argument naming the table and the reason.
+  void set_mapping(const std::vector<TableCores>& mapping);
+  bool has_mapping() const;
+
   int num_tables() const;
   bool reads_ssd() const;     // some band lives there
   bool rows_in_dram() const;  // all bands are rows in DRAM: no look-up waits or is worth sharing with others
@@ -104,8 +110,10 @@ class RowStore {  // all methods are thread-safe
   // Pools samples [first, first + count) of the request; table t's columns of sample i (0-based within the
   // range) start at out + i * sample_stride + sum of the dims before t. Validates offsets and ids
   // (std::invalid_argument naming table, position, value and the table's rows); an empty bag gives zeros.
-  // Throws IoError from the drive.
-  void lookup(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
+  // Throws IoError from the drive, and std::logic_error for the asymmetric flow without a mapping. The bits
+  // are the same in both flows, but for tables whose strategy is 'counts' in one of them only.
+  void lookup(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride,
+              DataFlow flow = DataFlow::kSymmetric);
   // Keeps the tables as they are while it lives: for lookup_alone and prefetch, on whatever threads. To be
   // taken before a loop of threads() begins, as lookup() does.
   std::shared_lock<std::shared_mutex> hold_tables() const {
@@ -115,6 +123,16 @@ class RowStore {  // all methods are thread-safe
   // own: it waits for no other look-up.
   void lookup_alone(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count,
                     float* out, int64_t sample_stride, int thread);
+  // One part of the mapping, as lookup_alone: on the calling thread, which needs no context. `out` is the
+  // place of the first table's columns. Counts nothing.
+  void lookup_part(const CoreTables::Part& part, const LookupRequest& request, int64_t first, int64_t count,
+                   float* out, int64_t sample_stride) const;
+  // The parts that are all of the tables, for lookup_part while the tables are held. Throws std::logic_error
+  // where there are no such.
+  const std::vector<CoreTables::Part>& all_parts() const;
+  bool has_all_parts() const;
+  // Counts look-ups of parts.
+  void count_lookups(int64_t lookups);
   // Asks for the rows of samples [first, first + count) that lie in DRAM and are found by their ids alone, so
   // that they come into the calling core's cache while it does something else. Checks nothing, throws
   // nothing.
@@ -124,10 +142,11 @@ class RowStore {  // all methods are thread-safe
   // finished or gone. (Of a call so large that it is served in parts, the later parts are left to
   // Ticket::finish.) At most LookupContexts::kMost tickets and calls can be in flight: throws
   // std::runtime_error when tickets alone are as many.
-  Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride);
+  Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride,
+               DataFlow flow = DataFlow::kSymmetric);
   // The same on other threads than threads(); they must stay as the store must.
   Ticket begin(const LookupRequest& request, int64_t first, int64_t count, float* out, int64_t sample_stride,
-               ThreadPool& threads);
+               DataFlow flow, ThreadPool& threads);
   // Rows ids[0..n) of one table into out [n, dim].
   void gather(int table, const int64_t* ids, int64_t n, float* out);
 
@@ -140,13 +159,23 @@ class RowStore {  // all methods are thread-safe
   void append(int table, Band band, int64_t bytes);
   // Makes what the strategies of all tables need; table `changed` gets a new one.
   void apply_strategies(int changed = -1, Strategy strategy = Strategy::kGather);
-  void check_offsets(const LookupRequest& request, int64_t first, int64_t count) const;
+  // The range of samples, and where the offsets begin and end; then those of a table.
+  void check_request(const LookupRequest& request, int64_t first, int64_t count) const;
+  void check_offsets(const LookupRequest& request, size_t table, int64_t first, int64_t count) const;
   int64_t scratch_bytes(const LookupRequest& request, int64_t first, int64_t count) const;
   void choose_io();
   void make_cache();
   PageReader* reader_of(LookupContext& context);
   void set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count, float* out,
-              int64_t sample_stride) const;
+              int64_t sample_stride, DataFlow flow) const;
+  // Samples [first, first + count) of a table; column 0 of the first goes to out.
+  Segment segment_of(const LookupRequest& request, int table, int64_t first, int64_t count, float* out,
+                     int64_t sample_stride) const;
+  // The same of a part, which may have some of these samples and columns only; `out` is as in lookup_part.
+  Segment segment_of(const CoreTables::Part& part, const LookupRequest& request, int64_t first, int64_t count,
+                     float* out, int64_t sample_stride) const;
+  // The segments of the context's next part.
+  void add_segments(LookupContext& context) const;
   // The two halves of the next part of a look-up.
   void begin_part(LookupContext& context);
   void finish_part(LookupContext& context);
@@ -163,6 +192,7 @@ class RowStore {  // all methods are thread-safe
   mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
   StrategyArrays strategy_arrays_;
+  CoreTables core_tables_;
   SsdBands ssd_;
   std::uint64_t num_tt_bands_ = 0;
   LookupContexts contexts_;

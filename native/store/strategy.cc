@@ -13,48 +13,11 @@ namespace {
 constexpr Strategy kAll[] = {Strategy::kGather, Strategy::kPrivate, Strategy::kStream,
                              Strategy::kPrivateStream, Strategy::kCounts};
 
-// A thread's copies share one, so that the core holds one translation for all of them.
-constexpr int64_t kHugePage = int64_t{2} << 20;
-
 bool streams(Strategy strategy) {
   return strategy == Strategy::kStream || strategy == Strategy::kPrivateStream;
 }
 
-bool has_copies(Strategy strategy) {
-  return strategy == Strategy::kPrivate || strategy == Strategy::kPrivateStream;
-}
-
 int64_t whole_lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-// Bytes of a member's copies: its rows, and its columns where it is streamed.
-int64_t copy_bytes(const StrategyArrays::Member& member) {
-  const RowArray& array = member.array;
-  int64_t bytes = 0;
-  if (has_copies(member.strategy)) bytes += whole_lines(array.bytes());
-  if (streams(member.strategy)) {
-    bytes += array.codec.dim * RowArray::padded_rows(array.num_rows) * static_cast<int64_t>(sizeof(float));
-  }
-  return bytes;
-}
-
-// The member's array with its copies at `place`.
-RowArray copied(const StrategyArrays::Member& member, std::byte* place) {
-  RowArray array = member.array;
-  if (has_copies(member.strategy)) {
-    std::memcpy(place, array.rows, static_cast<size_t>(array.bytes()));
-    array.rows = place;
-    place += whole_lines(array.bytes());
-  }
-  if (streams(member.strategy)) {
-    const int64_t dim = array.codec.dim, padded = RowArray::padded_rows(array.num_rows);
-    auto* columns = reinterpret_cast<float*>(place);
-    for (int64_t c = 0; c < dim; ++c) {
-      for (int64_t r = 0; r < array.num_rows; ++r) columns[c * padded + r] = array.fp32()[r * dim + c];
-    }
-    array.columns = columns;
-  }
-  return array;
-}
 
 [[noreturn]] void refuse(const RowArray& array, Strategy strategy, const std::string& why) {
   throw std::invalid_argument("strategy '" + std::string(strategy_name(strategy)) + "' is for tables " + why +
@@ -89,12 +52,14 @@ Strategy parse_strategy(std::string_view name) {
                               "' is unknown; use gather, private, stream, private_stream or counts");
 }
 
-void TableStrategy::pool(const IdBags& bags, int thread) const { kernel_(array(thread), bags); }
+bool has_copies(Strategy strategy) {
+  return strategy == Strategy::kPrivate || strategy == Strategy::kPrivateStream;
+}
 
-void StrategyArrays::check(const RowArray& array, Strategy strategy) {
-  if (has_copies(strategy) && array.bytes() > kMaxPrivateBytes) {
+void check_strategy(const RowArray& array, Strategy strategy, int64_t max_copy_bytes) {
+  if (has_copies(strategy) && array.bytes() > max_copy_bytes) {
     refuse(array, strategy,
-           "of at most " + std::to_string(kMaxPrivateBytes) + " bytes, which a core's cache holds");
+           "of at most " + std::to_string(max_copy_bytes) + " bytes, which a core's cache holds");
   }
   if (strategy == Strategy::kGather || strategy == Strategy::kPrivate) return;
   if (array.codec.format != RowFormat::kFp32) refuse(array, strategy, "of fp32 rows");
@@ -108,36 +73,63 @@ void StrategyArrays::check(const RowArray& array, Strategy strategy) {
   }
 }
 
-void StrategyArrays::build(const std::vector<Member>& members, int num_threads) {
+// Its rows, and its columns where it is streamed.
+int64_t strategy_bytes(const RowArray& array, Strategy strategy) {
+  int64_t bytes = 0;
+  if (has_copies(strategy)) bytes += whole_lines(array.bytes());
+  if (streams(strategy)) {
+    bytes += array.codec.dim * RowArray::padded_rows(array.num_rows) * static_cast<int64_t>(sizeof(float));
+  }
+  return bytes;
+}
+
+StrategyRows make_strategy_rows(const RowArray& array, Strategy strategy, std::byte* place) {
   const Kernels& k = kernels();
+  StrategyRows made{array, streams(strategy)               ? k.stream_ids
+                           : strategy == Strategy::kCounts ? k.count_ids
+                                                           : k.pool_ids};
+  if (has_copies(strategy)) {
+    std::memcpy(place, array.rows, static_cast<size_t>(array.bytes()));
+    made.array.rows = place;
+    place += whole_lines(array.bytes());
+  }
+  if (streams(strategy)) {
+    const int64_t dim = array.codec.dim, padded = RowArray::padded_rows(array.num_rows);
+    auto* columns = reinterpret_cast<float*>(place);
+    for (int64_t c = 0; c < dim; ++c) {
+      for (int64_t r = 0; r < array.num_rows; ++r) columns[c * padded + r] = array.fp32()[r * dim + c];
+    }
+    made.array.columns = columns;
+  }
+  return made;
+}
+
+void StrategyArrays::build(const std::vector<Member>& members, int num_threads) {
   // Arena 0 is for all threads, the others for one each. Nothing changes until all is allocated.
   std::vector<AlignedBuffer> arenas;
   const auto in_arena = [](const Member& member, int arena) {
-    return copy_bytes(member) > 0 && has_copies(member.strategy) == (arena > 0);
+    return has_copies(member.strategy) == (arena > 0);
   };
   int64_t all_bytes = 0;
   for (int arena = 0; arena <= num_threads; ++arena) {
     int64_t bytes = 0;
-    for (const Member& member : members) bytes += in_arena(member, arena) ? copy_bytes(member) : 0;
-    if (bytes > 0 && arena > 0) bytes = std::max(bytes, kHugePage);
+    for (const Member& member : members) {
+      if (in_arena(member, arena)) bytes += strategy_bytes(member.array, member.strategy);
+    }
+    if (bytes > 0 && arena > 0) bytes = std::max(bytes, kPrivateArenaBytes);
     arenas.emplace_back(static_cast<size_t>(bytes));
     all_bytes += bytes;
   }
   for (const Member& member : members) {
-    TableStrategy& table = *member.table;
-    table.strategy_ = member.strategy;
-    table.kernel_ = streams(member.strategy)               ? k.stream_ids
-                    : member.strategy == Strategy::kCounts ? k.count_ids
-                                                           : k.pool_ids;
-    table.arrays_.clear();
-    if (copy_bytes(member) == 0) table.arrays_.push_back(member.array);
+    member.table->strategy_ = member.strategy;
+    member.table->rows_.clear();
   }
   for (int arena = 0; arena <= num_threads; ++arena) {
     auto* place = arenas[static_cast<size_t>(arena)].as<std::byte>();
     for (const Member& member : members) {
       if (!in_arena(member, arena)) continue;
-      member.table->arrays_.push_back(copied(member, place));
-      place += copy_bytes(member);
+      member.table->rows_.push_back(make_strategy_rows(member.array, member.strategy, place));
+      place += strategy_bytes(member.array, member.strategy);
     }
   }
   arenas_ = std::move(arenas);

@@ -31,27 +31,44 @@ enum class Strategy { kGather, kPrivate, kStream, kPrivateStream, kCounts };
 const char* strategy_name(Strategy strategy);
 // Throws std::invalid_argument naming the value and the accepted ones.
 Strategy parse_strategy(std::string_view name);
+// Whether it reads copies that belong to one thread.
+bool has_copies(Strategy strategy);
+
+// Throws std::invalid_argument with the reason when a table cannot have the strategy. max_copy_bytes: most
+// that one copy may have.
+void check_strategy(const RowArray& array, Strategy strategy, int64_t max_copy_bytes);
+
+// An array as a strategy reads it.
+struct StrategyRows {
+  RowArray array;
+  void (*kernel)(const RowArray&, const IdBags&) = nullptr;
+
+  void pool(const IdBags& bags) const { kernel(array, bags); }
+};
+
+// A thread's copies share at least so much, a huge page, so that its core holds one translation for all.
+constexpr int64_t kPrivateArenaBytes = int64_t{2} << 20;
+
+// Bytes of the memory that a strategy needs beside the array, whole cache lines.
+int64_t strategy_bytes(const RowArray& array, Strategy strategy);
+// Fills that memory from the array's rows.
+StrategyRows make_strategy_rows(const RowArray& array, Strategy strategy, std::byte* place);
 
 // The arrays that a table's strategy reads, one for every worker thread or one for all.
 class TableStrategy {
  public:
-  TableStrategy() = default;
-
   Strategy strategy() const { return strategy_; }
-  void pool(const IdBags& bags, int thread) const;
-  // The rows that the thread's look-ups read.
-  const std::byte* rows(int thread) const { return array(thread).rows; }
+  // What the thread's look-ups read. A pool of more threads than the store's own lends its threads the first
+  // copy.
+  const StrategyRows& rows(int thread) const {
+    return rows_[static_cast<size_t>(thread) < rows_.size() ? static_cast<size_t>(thread) : 0];
+  }
 
  private:
   friend class StrategyArrays;
-  // A pool of more threads than the store's own lends its threads the first copy.
-  const RowArray& array(int thread) const {
-    return arrays_[static_cast<size_t>(thread) < arrays_.size() ? static_cast<size_t>(thread) : 0];
-  }
 
   Strategy strategy_ = Strategy::kGather;
-  void (*kernel_)(const RowArray&, const IdBags&) = nullptr;
-  std::vector<RowArray> arrays_;  // one, or one for every thread
+  std::vector<StrategyRows> rows_;  // one, or one for every thread
 };
 
 // Owner of the copies that strategies need, laid out thread by thread.
@@ -66,9 +83,6 @@ class StrategyArrays {
     Strategy strategy;
     TableStrategy* table;  // set anew
   };
-
-  // Throws std::invalid_argument with the reason when a table cannot have the strategy.
-  static void check(const RowArray& array, Strategy strategy);
 
   // Makes the copies of all members from their rows; those made before are freed.
   void build(const std::vector<Member>& members, int num_threads);

@@ -83,6 +83,13 @@ class Method(StrEnum):
     LRU = "lru"
 
 
+class Flow(StrEnum):
+    """Which threads look what up: each a part of the samples, or its core's tables."""
+
+    SYMMETRIC = "symmetric"
+    ASYMMETRIC = "asymmetric"
+
+
 class RowScale(StrEnum):
     """What has a scale of its own: each int8 or int4 row, or each band of them."""
 
@@ -170,22 +177,13 @@ def _widths(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"'{text}' is not a list of widths such as 512,256,64") from None
 
 
-def _roles(text: str) -> tuple[int, int] | None:
-    if text == "mixed":
-        return None
-    memory, plus, compute = text.partition("+")
-    if not (plus and memory.isdigit() and compute.isdigit()):
-        raise typer.BadParameter(f"'{text}' is not 'mixed' or two numbers of threads such as 1+1")
-    return int(memory), int(compute)
-
-
 @app.command()
 def probe(
     out: Annotated[Path, typer.Option(help="Where to write the system spec.")] = Path("system.json"),
     directory: Annotated[Path, typer.Option(help="Directory on the SSD that will hold artifacts.")] = Path(
         "."
     ),
-    seconds: Annotated[float, typer.Option(help="Time to spend, about.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Time to spend, about.")] = 30.0,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -410,8 +408,10 @@ def sensitivity(
 
 @app.command()
 def plan(
-    statistics: Annotated[Path, typer.Option(help="Statistics from `screc profile`.")],
-    dram: Annotated[str, typer.Option(help="DRAM budget for rows: bytes (500MB) or a share (10%).")],
+    statistics: Annotated[Path | None, typer.Option(help="Statistics from `screc profile`.")] = None,
+    dram: Annotated[
+        str | None, typer.Option(help="DRAM budget for rows: bytes (500MB) or a share (10%).")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the plan.")] = Path("plan.json"),
     model: Annotated[
         Path | None, typer.Option(help="Checkpoint: gives the dimension and the MLPs' work.")
@@ -429,6 +429,9 @@ def plan(
     roles: Annotated[
         str, typer.Option(help="Threads that look up and that compute when serving, as 1+1, or mixed.")
     ] = "mixed",
+    data_flow: Annotated[
+        Flow, typer.Option(help="asymmetric: each core its own tables, where that is predicted to be faster.")
+    ] = Flow.SYMMETRIC,
     formats: Annotated[
         str, typer.Option(help="Formats that bands of rows may have: fp32, fp16, bf16, int8, int4.")
     ] = "fp32",
@@ -443,70 +446,94 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option(help="Draw where every table's rows go (.svg or .png).")
     ] = None,
+    read: Annotated[Path | None, typer.Option(help="Show this plan; make none.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(help="A table: its bands, and what it could have become instead.")
+    ] = None,
+    what_if: Annotated[
+        list[str] | None, typer.Option(help="Plan again with OPTION=VALUE (dram=32GB), and compare.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two plans to show side by side; none is made.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Choose a place for every row: DRAM, tensor train or SSD."""
     from screc.planning import (
+        Plan,
+        PlanRequest,
         SystemSpec,
-        format_bytes,
-        make_baseline_plan,
-        make_plan,
-        parse_bytes,
+        compare_plans,
+        comparison_summary,
         plan_summary,
         plot_plan,
-        sparse_index_bytes,
+        table_alternatives,
+        table_summary,
+        with_mapping,
     )
     from screc.planning import probe as measure
     from screc.statistics import AccessStatistics
     from screc.storage import Checkpoint
 
     console = _console(as_json)
-    counted = AccessStatistics.load(statistics)
-    checkpoint = Checkpoint.open(model) if model else None
-    width = checkpoint.model["embedding_dim"] if checkpoint else dim
-    if system:
-        host = SystemSpec.load(system)
+    if compare:
+        comparison = compare_plans(Plan.load(compare[0]), Plan.load(compare[1]))
+        comparison_summary(comparison, (compare[0].name, compare[1].name), console)
+        return _finish(as_json, comparison)
+    counted = AccessStatistics.load(statistics) if statistics else None
+    if read:
+        if what_if:
+            raise typer.BadParameter("--what-if plans again: give the options that the plan was made with")
+        made, request, host = Plan.load(read), None, None
     else:
-        with _progress(console, "probing") as report:
-            host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
-    whole = sum(table.num_embeddings for table in counted.tables) * width * 4
-    kept = sparse_index_bytes(checkpoint.tables) if checkpoint else 0
-    if kept:
-        console.print(f"{format_bytes(kept)} of the DRAM is kept for finding the pages of sparse tables")
-    layers = checkpoint.dense().values() if checkpoint else ()
-    asked: dict[str, Any] = {
-        "dram_bytes": max(0, parse_bytes(dram, whole=whole) - kept),
-        "batch_size": batch_size,
-        "tt_ranks": _widths(tt_ranks) if tt else (),
-        "max_tt_share": max_tt_share,
-        "ssd": ssd,
-        "dense_flops": 2 * sum(weight.size for weight in layers if weight.ndim == 2),
-        "row_scale": row_scale.value,
-        "time_limit": time_limit,
-    }
-    with console.status("planning"):
-        if method == Method.MIP:
-            made = make_plan(
-                counted,
-                width,
-                host,
-                tt=tt,
-                row_cache_bytes=parse_bytes(row_cache, whole=whole),
-                roles=_roles(roles),
-                row_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
-                **asked,
-            )
+        if counted is None or dram is None:
+            raise typer.BadParameter("a plan is made from --statistics and --dram; --read shows one")
+        checkpoint = Checkpoint.open(model) if model else None
+        request = PlanRequest.of(
+            counted,
+            dim=checkpoint.model["embedding_dim"] if checkpoint else dim,
+            weights=list(checkpoint.dense().values()) if checkpoint else (),
+            method=method.value,
+            options={
+                "dram": dram,
+                "batch-size": str(batch_size),
+                "tt-ranks": tt_ranks,
+                "max-tt-share": str(max_tt_share),
+                "tt": "yes" if tt else "no",
+                "ssd": "yes" if ssd else "no",
+                "row-cache": row_cache,
+                "roles": roles,
+                "formats": formats,
+                "row-scale": row_scale.value,
+                "time-limit": str(time_limit),
+            },
+        )
+        if system:
+            host = SystemSpec.load(system)
         else:
-            for option, value, default in (("--row-cache", row_cache, "0"), ("--roles", roles, "mixed")):
-                if value != default:
-                    raise typer.BadParameter(f"{option} is not for --method {method.value}")
-            made = make_baseline_plan(method.value, counted, width, host, row_format=formats, **asked)
-    made.save(out)
+            with _progress(console, "probing") as report:
+                host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
+        with console.status("planning"):
+            made = request.plan(host)
+            if data_flow == Flow.ASYMMETRIC:
+                made = with_mapping(made, counted)
+        made.save(out)
     if plot:
         plot_plan(made, plot)
+    if explain:
+        others = table_alternatives(made, explain, counted) if counted else []
+        table_summary(made, explain, console, others)
+        return _finish(as_json, {"table": explain, "alternatives": [one.to_dict() for one in others]})
     plan_summary(made, console)
-    console.print(f"written: {out}")
-    _finish(as_json, made.to_dict())
+    if not read:
+        console.print(f"written: {out}")
+    if what_if and request and host:
+        with console.status("planning"):
+            other = request.changed(what_if).plan(host)
+        comparison = compare_plans(made, other)
+        comparison_summary(comparison, ("planned", ", ".join(what_if)), console)
+        return _finish(as_json, {"plan": made.to_dict(), "what_if": comparison.to_dict()})
+    return _finish(as_json, made.to_dict())
 
 
 @app.command()
@@ -662,7 +689,9 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure an artifact's speed on this host."""
-    from screc.serving import Engine, choose_roles, counters, measure
+    from screc.planning import planned_rate
+    from screc.serving import Engine, choose_data_flow, choose_roles, counters, measure
+    from screc.storage import Artifact
 
     console = _console(as_json)
     engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
@@ -671,8 +700,13 @@ def bench(
     sizes = _widths(batch_sizes)
     if not sizes:
         raise typer.BadParameter("--batch-sizes needs at least one number, such as 1,1024")
+    predicted = planned_rate(Artifact.open(artifact).plan)
+    if predicted and predicted.batch_size not in sizes:
+        sizes = (*sizes, predicted.batch_size)
+    measured = {}
     for size in sizes:
         result = measure(engine, log, batch_size=size, seconds=seconds)
+        measured[size] = result.samples_per_s
         results.append(asdict(result))
         console.print(
             f"B={size}: {result.median_ms:.3f} ms (p99 {result.p99_ms:.3f}), "
@@ -682,13 +716,28 @@ def bench(
     roles = {str(way): rate for way, rate in choose_roles(engine, log, batch_size=max(sizes)).items()}
     for way, rate in roles.items():
         console.print(f"stream of B={max(sizes)}, roles {way}: {rate:,.0f} samples/s")
+    flows = {}
+    if engine.data_flow == "asymmetric":
+        flows = dict(choose_data_flow(engine, log, batch_size=max(sizes)))
+        for flow, rate in flows.items():
+            console.print(f"B={max(sizes)}, {flow} data flow: {rate:,.0f} samples/s")
+    against = None
+    if predicted:
+        rate = measured[predicted.batch_size]
+        against = {**asdict(predicted), "measured_samples_per_s": rate}
+        console.print(
+            f"The plan predicted {predicted.samples_per_s:,.0f} samples/s at B={predicted.batch_size} "
+            f"({rate / predicted.samples_per_s:.2f}x measured)"
+        )
     _finish(
         as_json,
         {
+            "predicted": against,
             "isa": engine.isa,
             "threads": engine.num_threads,
             "results": results,
             "roles": roles,
+            "data_flows": flows,
             "store": store,
         },
     )

@@ -136,5 +136,49 @@ class TestLearnedThreshold(MethodContract):
     ratios = (4, 1.2, 6)
 
 
+class TestProductCodes(MethodContract):
+    name = "dpq"
+    ratios = (4, 2, 6)
+    exact_gradients = False
+
+
+class TestMultiGranularCodes(MethodContract):
+    name = "mgqe"
+    ratios = (4, 2, 6)
+    exact_gradients = False
+
+
+class TestClustered(MethodContract):
+    name = "kmeans"
+    ratios = (10, 2, 30)
+
+
+class TestTtRec(MethodContract):
+    name = "tt-rec"
+    ratios = (10, 2, 40)
+
+
+class TestTtRecOfTwoCores(MethodContract):
+    name = "tt-rec"
+    ratios = (6,)
+    options = {"num_cores": 2, "whole_below": 100}  # noqa: RUF012
+
+
+class TestAdaptEmb(MethodContract):
+    name = "adapt"
+    ratios = (4, 2, 6)
+
+
+class TestCafe(MethodContract):
+    name = "cafe"
+    ratios = (10, 2, 100, 500)
+
+
+class TestCafeByFrequency(MethodContract):
+    name = "cafe"
+    ratios = (20,)
+    options = {"importance": "frequency"}  # noqa: RUF012
+
+
 def test_every_method_is_held_to_the_contract() -> None:
     assert {cls.name for cls in MethodContract.__subclasses__()} == set(METHODS)

@@ -33,22 +33,16 @@ class TestTensorTrainOfTwoCores(TableContract):
 
 
 class BandedContract(TableContract):
-    bands: tuple[tuple[int, bool], ...]  # (rows, tensor train?) in rank order
+    bands: tuple[tuple[int, str], ...]  # (rows, format and whose scale) in rank order
 
     def make(self, pooling: str) -> TableModule:
         total, start, bands = sum(rows for rows, _ in self.bands), 0, []
-        for place, (rows, compressed) in enumerate(self.bands):
+        for place, (rows, kind) in enumerate(self.bands):
+            name, _, scale = kind.partition("/")
             slots = total if place == len(self.bands) - 1 else rows
-            shape = TtShape.balanced(slots, 8, tt_rank=4) if compressed else None
-            bands.append(
-                Band(
-                    start=start,
-                    stop=start + rows,
-                    format="tt" if compressed else "fp32",
-                    memory="dram",
-                    tt=shape,
-                )
-            )
+            placement = {"format": name, "memory": "dram", "scale": scale or "row"}
+            shape = TtShape.balanced(slots, 8, tt_rank=4) if name == "tt" else None
+            bands.append(Band(start=start, stop=start + rows, tt=shape, **placement))
             start += rows
         layout = TableLayout(table="t", num_embeddings=total, embedding_dim=8, bands=tuple(bands))
         order = np.random.default_rng(5).permutation(total).astype(np.int64)
@@ -57,19 +51,31 @@ class BandedContract(TableContract):
 
 
 class TestHotTrainCold(BandedContract):
-    bands = ((5, False), (30, True), (25, False))
+    bands = ((5, "fp32"), (30, "tt"), (25, "fp32"))
 
 
 class TestHotTrain(BandedContract):
-    bands = ((7, False), (53, True))
+    bands = ((7, "fp32"), (53, "tt"))
 
 
 class TestTwoTrains(BandedContract):
-    bands = ((20, True), (3, False), (11, False), (26, True))
+    bands = ((20, "tt"), (3, "fp32"), (11, "fp32"), (26, "tt"))
 
 
 class TestSingleBand(BandedContract):
-    bands = ((40, False),)
+    bands = ((40, "fp32"),)
+
+
+class TestRoundedBands(BandedContract):
+    bands = ((5, "fp16"), (9, "int8"), (20, "tt"), (26, "int4"))
+
+
+class TestBandsOfOneScale(BandedContract):
+    bands = ((12, "int4/table"), (7, "bf16"), (30, "int8/table"))
+
+
+class TestOneRoundedBand(BandedContract):
+    bands = ((40, "int8/table"),)
 
 
 @pytest.mark.parametrize("cls", [FullTable, TensorTrain])

@@ -43,16 +43,17 @@ _TT_HARM = {8: 4000.0, 16: 3000.0, 32: 2000.0, 64: 1000.0}
 
 
 def made_up_sensitivity(statistics: AccessStatistics, *, unit: float = 1e-6) -> Sensitivity:
-    """Losses that fall with the look-ups beyond each cut; ``unit`` is about what int8 costs."""
+    """Losses in proportion to a band's look-ups; ``unit`` is about what int8 costs."""
     tables = []
     for table in statistics.tables:
         rows = table.num_embeddings
         cuts = sorted({0, rows, *(int(rows * share) for share in (0.001, 0.01, 0.1, 0.5))})
-        beyond = unit * (1 - table.smoothed_curve.share(np.array(cuts))) / len(statistics.tables)
+        shares = table.smoothed_curve.share(np.array(cuts)) / len(statistics.tables)
 
-        def effect(harm: float, losses=beyond, cuts=cuts, **more) -> Effect:
-            points = [Point(rise=x, standard_error=x / 10, expected=x) for x in harm * losses]
-            return Effect.of(cuts=cuts, measured=points, **more)
+        def effect(harm: float, shares=shares, cuts=cuts, **more) -> Effect:
+            losses = harm * unit * np.abs(shares[None] - shares[:, None])
+            points = [[Point(rise=x, standard_error=x / 10, expected=x) for x in row] for row in losses]
+            return Effect.of(cuts=cuts, measured=[row[i + 1 :] for i, row in enumerate(points[:-1])], **more)
 
         effects = [effect(harm, format=name) for name, harm in _HARM.items()]
         effects += [effect(3 * _HARM[name], format=name, scale="table") for name in ("int8", "int4")]

@@ -117,3 +117,8 @@ def test_pictures_of_many_tables_gather_the_small_ones(tmp_path: Path) -> None:
     assert "21 more tables" in text
     assert "t59  (159)" in text
     assert "ms per batch of 1024" in text
+
+
+def test_the_schema_in_the_docs_is_that_of_plans() -> None:
+    written = json.loads((Path(__file__).parents[2] / "docs" / "plan.schema.json").read_text())
+    assert written == Plan.model_json_schema()

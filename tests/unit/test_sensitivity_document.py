@@ -19,17 +19,29 @@ TABLE = zipf_table("t", 1000, samples=5000)
 CUTS = (0, 10, 100, 1000)
 
 
-def points(*rises: float) -> list[Point]:
-    return [Point(rise=rise, standard_error=1e-6, expected=rise) for rise in rises]
+def bands(*beyond: float, narrower: float = 1.0) -> list[list[Point]]:
+    """Points of all bands from what is lost beyond each cut; bands that end early cost less by a factor."""
+    last = len(beyond)
+    ends = [*beyond, 0.0]
+    return [
+        [
+            Point(rise=loss, standard_error=1e-6, expected=loss)
+            for j in range(i + 1, last + 1)
+            for loss in [(ends[i] - ends[j]) * (1.0 if j == last else narrower)]
+        ]
+        for i in range(last)
+    ]
 
 
-INT4 = Effect.of("int4", CUTS, points(4e-5, 3e-5, 1e-5, 0))
-TT8 = Effect.of("tt", CUTS, points(4e-3, 3e-3, 1e-3, 0), tt_rank=8)
-TT32 = Effect.of("tt", CUTS, points(2e-3, 1e-3, 1e-4, 0), tt_rank=32)
+INT4 = Effect.of("int4", CUTS, bands(4e-5, 3e-5, 1e-5))
+TT8 = Effect.of("tt", CUTS, bands(4e-3, 3e-3, 1e-3, narrower=0.5), tt_rank=8)
+TT32 = Effect.of("tt", CUTS, bands(2e-3, 1e-3, 1e-4, narrower=0.5), tt_rank=32)
 SENSITIVITY = TableSensitivity.of(TABLE, [INT4, TT8, TT32])
 
 
-def test_a_band_costs_the_difference_of_its_ends() -> None:
+def test_a_band_costs_what_was_measured_of_it() -> None:
+    assert SENSITIVITY.loss("tt", 8, 0, 1000) == pytest.approx(4e-3)
+    assert SENSITIVITY.loss("tt", 8, 10, 100) == pytest.approx(1e-3)
     assert SENSITIVITY.loss("int4", None, 0, 1000) == pytest.approx(4e-5)
     assert SENSITIVITY.loss("int4", None, 10, 100) == pytest.approx(2e-5)
     assert SENSITIVITY.loss("tt", 8, 100, 1000) == pytest.approx(1e-3)
@@ -57,6 +69,17 @@ def test_a_tt_rank_between_two_takes_the_smaller_one() -> None:
     assert SENSITIVITY.loss("tt", 64, 0, 1000) == SENSITIVITY.loss("tt", 32, 0, 1000)
 
 
+def test_narrow_bands_of_cores_cost_less_than_a_wide_one() -> None:
+    cuts = np.unique(np.random.default_rng(0).integers(0, 1001, 30))
+    for start, stop in itertools.combinations([0, *cuts.tolist(), 1000], 2):
+        whole = float(SENSITIVITY.loss("tt", 8, start, stop))
+        middle = (start + stop) // 2
+        parts = SENSITIVITY.loss("tt", 8, np.array([start, middle]), np.array([middle, stop]))
+        assert parts.min() >= 0
+        assert whole >= parts.max() - 1e-12
+    assert SENSITIVITY.loss("tt", 8, 500, 500) == 0
+
+
 def test_what_was_not_measured_is_refused_by_name() -> None:
     assert SENSITIVITY.knows("fp32")
     assert SENSITIVITY.knows("tt", 100)
@@ -79,7 +102,7 @@ def test_a_band_outside_the_table_is_refused(start: int, stop: int) -> None:
 def test_ranks_that_no_lookup_asks_for_are_spread_evenly() -> None:
     sensitivity = TableSensitivity(
         table="t", num_embeddings=100, ranks=(0, 10, 100), shares=(0, 1, 1), effects=(
-            Effect.of("int4", (0, 10, 100), points(3.0, 2.0, 0.0)),
+            Effect.of("int4", (0, 10, 100), bands(3.0, 2.0)),
         ),
     )  # fmt: skip
     assert sensitivity.loss("int4", None, 10, 55) == pytest.approx(1.0)
@@ -88,11 +111,11 @@ def test_ranks_that_no_lookup_asks_for_are_spread_evenly() -> None:
 @given(
     st.lists(st.tuples(st.floats(-1, 1, allow_subnormal=False), st.floats(0.01, 1)), min_size=1, max_size=4)
 )
-def test_cleaning_finds_the_nearest_curve_that_falls_to_0(points: list[tuple[float, float]]) -> None:
+def test_cleaning_finds_the_nearest_curve_that_falls(points: list[tuple[float, float]]) -> None:
     values, errors = zip(*points, strict=True)
-    found = falling([*values, 0.0], [*errors, 0.0])
-    assert found[-1] == 0
+    found = falling(values, errors)
     assert (np.diff(found) <= 0).all()
+    assert found[-1] >= 0
     weights = np.array(errors) ** -2.0
 
     def distance(curve: np.ndarray) -> float:
@@ -106,7 +129,17 @@ def test_cleaning_finds_the_nearest_curve_that_falls_to_0(points: list[tuple[flo
         curve = np.repeat(means, [len(run) for run in runs])
         if (np.diff(curve) <= 0).all():
             best = min(best, distance(curve))
-    assert distance(found[:-1]) == pytest.approx(best, abs=1e-6 * weights.max())
+    assert distance(found) == pytest.approx(best, abs=1e-6 * weights.max())
+
+
+def test_losses_are_made_to_grow_with_the_band() -> None:
+    def point(rise: float) -> Point:
+        return Point(rise=rise, standard_error=1e-3, expected=rise)
+
+    noisy = [[point(2.0), point(1.0), point(3.0)], [point(-1.0), point(4.0)], [point(1.0)]]
+    effect = Effect.of("tt", CUTS, noisy, tt_rank=8)
+    # To the end: 3, 4, 1 become 3.5, 3.5, 1; a band that is wider than one of loss 2 loses no less.
+    assert effect.loss == ((2.0, 2.0, 3.5), (0.0, 3.5), (1.0,))
 
 
 def test_it_comes_back_as_it_was_saved(tmp_path) -> None:
@@ -117,8 +150,8 @@ def test_it_comes_back_as_it_was_saved(tmp_path) -> None:
     assert made.digest == made.model_copy(update={"created": "later"}).digest
     assert made.digest != made.model_copy(update={"samples": 7}).digest
     data = json.loads((tmp_path / "s.json").read_text())
-    data["tables"][0]["effects"][0]["loss"][0] = -1
-    with pytest.raises(ValueError, match=r"tables\.0\.effects\.0\.loss\.0"):
+    data["tables"][0]["effects"][0]["loss"][0][0] = -1
+    with pytest.raises(ValueError, match=r"tables\.0\.effects\.0\.loss\.0\.0"):
         Sensitivity.from_dict(data)
 
 
@@ -151,6 +184,20 @@ def test_a_plan_costs_the_sum_of_its_bands() -> None:
     assert made.plan_loss(layouts) > 0
 
 
+def test_cores_that_can_rebuild_any_rows_cost_nothing() -> None:
+    made = made_up_sensitivity(zipf_statistics((1000, 50)))
+
+    def loss(tt_rank: int) -> float:
+        shape = TtShape.balanced(50, 4, tt_rank)
+        band = Band(start=0, stop=50, format="tt", memory="dram", tt=shape)
+        layout = TableLayout(table="t1", num_embeddings=50, embedding_dim=4, bands=(band,))
+        assert shape.exact == (tt_rank == 64)
+        return made.plan_loss([layout])
+
+    assert loss(8) > 0
+    assert loss(64) == 0
+
+
 def test_other_statistics_are_refused() -> None:
     made = made_up_sensitivity(zipf_statistics((1000, 50)))
     made.check(zipf_statistics((1000, 50)))
@@ -167,9 +214,9 @@ def test_other_statistics_are_refused() -> None:
     [
         ({"cuts": (0, 10, 10, 1000)}, "ascend"),
         ({"cuts": (1, 10, 100, 1000)}, "from 0"),
-        ({"loss": (1.0, 2.0, 0.0, 0.0)}, "fall to 0"),
-        ({"loss": (1.0, 0.5, 0.5, 0.5)}, "fall to 0"),
-        ({"measured": INT4.measured[2:]}, "measured has 2 entries"),
+        ({"loss": ((1.0, 1.0, 2.0), (1.0, 3.0), (1.0,))}, "grow with the band"),
+        ({"loss": ((1.0, 2.0, 1.0), (1.0, 1.0), (1.0,))}, "grow with the band"),
+        ({"measured": INT4.measured[1:]}, r"measured has \[2, 1\] entries, 4 cuts need \[3, 2, 1\]"),
         ({"tt_rank": 8}, "tt_rank"),
         ({"format": "fp16", "scale": "table"}, "scale to share"),
     ],

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from row_formats import LEVELS, decode, encode
 
-from screc.storage import shared_scale as room
 from screc.storage.shared_scale import BandValues, shared_scale, spanning_scale
 
 each_format = pytest.mark.parametrize("fmt", sorted(LEVELS))
 
 
-def values_of(rows: np.ndarray, step: int = 1000) -> BandValues:
-    band = BandValues(rows.shape[1])
+def values_of(rows: np.ndarray, step: int = 1000, **options: int) -> BandValues:
+    band = BandValues(rows.shape[1], **options)
     for start in range(0, len(rows), step):
         band.add(rows[start : start + step])
     return band
@@ -113,44 +112,36 @@ def test_it_is_near_the_best_of_many_spans(shape: str, fmt: str) -> None:
     assert found <= 1.03 * min(lost(rows, fmt, scale) for scale in others)
 
 
-def test_the_pieces_that_rows_come_in_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_SAMPLE_VALUES", 1000)
-    monkeypatch.setattr(room, "_END_VALUES", 50)
+def test_the_pieces_that_rows_come_in_do_not_matter() -> None:
     rows = np.random.default_rng(2).standard_normal((3000, 7)).astype(np.float32)
-    expected = values_of(rows, 3000).weighted()
+    expected = values_of(rows, 3000, sample_values=1000).weighted()
     for step in (1, 37, 1024):
-        for found, wanted in zip(values_of(rows, step).weighted(), expected, strict=True):
+        for found, wanted in zip(values_of(rows, step, sample_values=1000).weighted(), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(3000, 7), (143, 7), (20, 600), (9, 5000)])
-def test_a_large_band_is_sampled_evenly_and_its_ends_are_kept(
-    count: int, dim: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "_SAMPLE_VALUES", 1000)
-    monkeypatch.setattr(room, "_END_VALUES", 50)
+def test_a_large_band_is_sampled_evenly_and_its_ends_are_kept(count: int, dim: int) -> None:
     rows = np.random.default_rng(3).standard_normal((count, dim)).astype(np.float32)
-    band = values_of(rows, 100)
+    band = values_of(rows, 100, sample_values=1000)  # and 62 at either end
     values, weights = band.weighted()
     everything = np.sort(rows.reshape(-1))
     assert band.bounds == (everything[0], everything[-1])
-    np.testing.assert_array_equal(values[:50], everything[:50])
-    np.testing.assert_array_equal(values[-50:], everything[-50:])
+    np.testing.assert_array_equal(values[:62], everything[:62])
+    np.testing.assert_array_equal(values[-62:], everything[-62:])
     assert (np.diff(values) >= 0).all()
     assert weights.sum() == pytest.approx(rows.size)
-    assert len(values) <= max(1000, dim) + 100
+    assert len(values) <= max(1000, dim) + 124
     every = -(-count // max(1, 1000 // dim))
     every = 1 << (every - 1).bit_length()
     sample = np.sort(rows[::every].reshape(-1))
-    inside = sample[(sample >= everything[49]) & (sample <= everything[-50])]
-    np.testing.assert_array_equal(values[50:-50], inside)
+    inside = sample[(sample >= everything[61]) & (sample <= everything[-62])]
+    np.testing.assert_array_equal(values[62:-62], inside)
 
 
 @each_format
-def test_outliers_that_a_sample_misses_count(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_SAMPLE_VALUES", 1000)
-    monkeypatch.setattr(room, "_END_VALUES", 50)
+def test_outliers_that_a_sample_misses_count(fmt: str) -> None:
     rows = np.random.default_rng(4).standard_normal((5000, 8)).astype(np.float32)
     rows[1::1000] *= 1e4  # 40 values, none of them in the sample, that carry nearly all squares
-    found = lost(rows, fmt, shared_scale(values_of(rows), fmt))
+    found = lost(rows, fmt, shared_scale(values_of(rows, sample_values=1000), fmt))
     assert found <= 1.01 * lost(rows, fmt, spanning(rows, fmt))

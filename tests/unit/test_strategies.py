@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_isa import run_under
 
 from screc import _native
 from screc.planning import reference_system
@@ -87,14 +84,7 @@ def test_every_strategy_pools_as_numpy_and_as_gather(num_rows, dim, lengths, mea
 
 @pytest.mark.parametrize("isa", _native.supported_isas())
 def test_every_instruction_set(isa: str) -> None:
-    """The instruction set is chosen once in a process: each runs this file's properties in its own."""
-    if isa == _native.isa():
-        pytest.skip("runs here")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    chosen = ["-k", "pools_as_numpy or long_bags or does_not_depend"]
-    environment = {**os.environ, "SCREC_ISA": isa}
-    result = subprocess.run([*command, *chosen], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout[-2000:]
+    run_under(isa, __file__, "pools_as_numpy or long_bags or does_not_depend")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

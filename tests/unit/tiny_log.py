@@ -43,20 +43,24 @@ class TinyLog:
 
 
 def tiny_model(seed: int = 0, *, banded: bool = False) -> DLRM:
-    """A DLRM for :class:`TinyLog`; ``banded`` gives one table of three bands and one tensor train."""
+    """A DLRM for :class:`TinyLog`; ``banded`` gives a table of four bands, one in int8 and a tensor train."""
     config = DlrmConfig(num_dense=NUM_DENSE, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(8, 1))
     if not banded:
         return DLRM.build(config, SPECS, seed=seed)
     bands = (
-        Band(start=0, stop=5, format="fp32", memory="dram"),
+        Band(start=0, stop=3, format="fp32", memory="dram"),
+        Band(start=3, stop=5, format="int8", memory="dram"),
         Band(start=5, stop=20, format="tt", memory="dram", tt=TtShape.balanced(15, 4, 3)),
-        Band(start=20, stop=40, format="fp32", memory="ssd"),
+        Band(start=20, stop=40, format="int4", memory="ssd", scale="table"),
     )
+    int8_band = Band(start=0, stop=25, format="int8", memory="dram")
     train_band = Band(start=0, stop=60, format="tt", memory="dram", tt=TtShape.balanced(60, 4, 3))
     layouts = [
         TableLayout(table="a", num_embeddings=40, embedding_dim=4, bands=bands),
-        TableLayout.dense("b", 25, 4),
+        TableLayout(table="b", num_embeddings=25, embedding_dim=4, bands=(int8_band,)),
         TableLayout(table="c", num_embeddings=60, embedding_dim=4, bands=(train_band,)),
     ]
     order = np.random.default_rng(9).permutation(40).astype(np.int64)
-    return DLRM.build(config, SPECS, layouts=layouts, band_ids={0: [order[:5], order[5:20]]}, seed=seed)
+    return DLRM.build(
+        config, SPECS, layouts=layouts, band_ids={0: [order[:3], order[3:5], order[5:20]]}, seed=seed
+    )

@@ -1,7 +1,11 @@
 """Embedding tables that can be trained, behind one contract (needs torch)."""
 
+from screc.embeddings.adapt import AdaptEmb
 from screc.embeddings.banded import BandedTable
 from screc.embeddings.budget import BudgetError
+from screc.embeddings.cafe import Cafe
+from screc.embeddings.clustered import Clustered
+from screc.embeddings.coded import MultiGranularCodes, ProductCodes
 from screc.embeddings.collection import EmbeddingCollection
 from screc.embeddings.compositional import QuotientRemainder
 from screc.embeddings.compress import CompressedBag, compress, methods_of
@@ -19,14 +23,19 @@ from screc.embeddings.projection import Projection
 from screc.embeddings.pruned import DeepLight, LearnedThreshold
 from screc.embeddings.quantised import Dqrm, LearnedClip, LearnedStep
 from screc.embeddings.robe import Robe
+from screc.embeddings.rounded import RoundedTable
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
+from screc.embeddings.tt_rec import TtRec
 
 __all__ = [
     "METHODS",
+    "AdaptEmb",
     "AdaptiveSteps",
     "BandedTable",
     "BudgetError",
+    "Cafe",
+    "Clustered",
     "CompressedBag",
     "DeepHash",
     "DeepLight",
@@ -44,12 +53,16 @@ __all__ = [
     "MemRec",
     "Method",
     "MixedDimension",
+    "MultiGranularCodes",
+    "ProductCodes",
     "Projection",
     "QuotientRemainder",
     "Robe",
+    "RoundedTable",
     "TableModule",
     "TensorRing",
     "TensorTrain",
+    "TtRec",
     "compress",
     "make_method",
     "methods_of",

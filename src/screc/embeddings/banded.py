@@ -1,4 +1,4 @@
-"""The banded table: hot rows, a tensor-train middle and cold rows, as a plan lays them out."""
+"""The banded table: rows in several formats and tensor trains, as a plan lays them out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from screc.embeddings.contract import Pooling, TableModule
-from screc.embeddings.full import FullTable
+from screc.embeddings.rounded import RoundedTable
 from screc.embeddings.tensor_train import TensorTrain
-from screc.storage.layout import TableLayout
+from screc.storage.layout import Band, TableLayout
 from screc.storage.remap import TableRemap
 
 
 class BandedTable(TableModule):
-    """A table trained in any number of bands, each fp32 or tensor-train.
+    """A table trained in any number of bands, each tensor-train or rows in any format.
 
     As everywhere (docs/format.md, "Layouts and addressing"), the last band is addressed by the id itself and
     the slots of every earlier band follow the ascending ids of its rows. Rows of the last band that belong to
@@ -47,15 +47,17 @@ class BandedTable(TableModule):
         super().__init__(layout, pooling)
         self.band_ids = _sorted_ids(layout, band_ids)
         self._remap = TableRemap(layout.num_embeddings, self.band_ids)
-        bands: list[FullTable | TensorTrain] = []
+        bands: list[RoundedTable | TensorTrain] = []
         for position, band in enumerate(layout.bands):
             name, slots = f"{layout.table}[{position}]", layout.slots(position)
             if band.tt is not None:
                 inner = TensorTrain.layout_of(name, slots, band.tt)
                 bands.append(TensorTrain(inner, init_std=init_std, generator=generator))
             else:
-                inner = TableLayout.dense(name, slots, layout.embedding_dim)
-                bands.append(FullTable(inner, init_std=init_std, generator=generator))
+                last = position == len(layout.bands) - 1
+                unused = np.sort(np.concatenate([*self.band_ids, np.zeros(0, np.int64)])) if last else None
+                inner = _alone(name, band, slots, layout.embedding_dim)
+                bands.append(RoundedTable(inner, unused=unused, init_std=init_std, generator=generator))
         self.bands = nn.ModuleList(bands)
 
     @property
@@ -78,6 +80,10 @@ class BandedTable(TableModule):
         back = torch.empty(ids.numel(), dtype=torch.int64)
         back[torch.cat(places)] = torch.arange(ids.numel())
         return torch.cat(pieces).index_select(0, back)
+
+    def before_step(self, step: int) -> None:
+        for band in self.bands:
+            band.before_step(step)
 
     def tensors(self) -> Mapping[str, np.ndarray]:
         result: dict[str, np.ndarray] = {}
@@ -105,6 +111,12 @@ class BandedTable(TableModule):
 
     def dense_parameters(self) -> list[nn.Parameter]:
         return [p for band in self.bands for p in band.dense_parameters()]
+
+
+def _alone(name: str, band: Band, slots: int, embedding_dim: int) -> TableLayout:
+    """The layout of a table that is one band of rows."""
+    whole = Band(start=0, stop=slots, format=band.format, scale=band.scale, memory="dram")
+    return TableLayout(table=name, num_embeddings=slots, embedding_dim=embedding_dim, bands=(whole,))
 
 
 def _sorted_ids(layout: TableLayout, band_ids: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -20,8 +20,8 @@ from screc.storage.layout import TableLayout
 class EmbeddingCollection(nn.Module):
     """T tables of one dimension.
 
-    The tables that are trained whole share one weight matrix, so that a batch costs one sort, one gather and
-    one sparse gradient for all of them; :meth:`table` gives each as a view.
+    The tables that are trained whole in float32 share one weight matrix, so that a batch costs one sort, one
+    gather and one sparse gradient for all of them; :meth:`table` gives each as a view.
 
     Args:
         layouts: one per table; all of the same ``embedding_dim``.
@@ -72,15 +72,15 @@ class EmbeddingCollection(nn.Module):
         self.weight = nn.Parameter(weight)
         others: dict[str, TableModule] = {}
         for t, layout in enumerate(layouts):
-            ids = (band_ids or {}).get(t)
-            if len(layout.bands) > 1:
-                if ids is None:
-                    raise ValueError(
-                        f"band_ids: table {t} ({layout.table}) has several bands; give their ids"
-                    )
-                others[str(t)] = BandedTable(layout, ids, pooling[t], init_std=init_std, generator=generator)
-            elif not whole[t]:
+            if whole[t]:
+                continue
+            if len(layout.bands) == 1 and layout.bands[0].tt is not None:
                 others[str(t)] = TensorTrain(layout, pooling[t], init_std=init_std, generator=generator)
+                continue
+            ids = (band_ids or {}).get(t, [] if len(layout.bands) == 1 else None)
+            if ids is None:
+                raise ValueError(f"band_ids: table {t} ({layout.table}) has several bands; give their ids")
+            others[str(t)] = BandedTable(layout, ids, pooling[t], init_std=init_std, generator=generator)
         self._others = nn.ModuleDict(others)
 
     @property
@@ -122,6 +122,11 @@ class EmbeddingCollection(nn.Module):
     def dense_parameters(self) -> list[nn.Parameter]:
         """Parameters of the tables for the optimiser of the MLPs (tensor-train cores)."""
         return [p for table in self._others.values() for p in table.dense_parameters()]
+
+    def before_step(self, step: int) -> None:
+        """To be called before every training step with its number in all runs, from 0."""
+        for table in self._others.values():
+            table.before_step(step)
 
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Pooled rows of every sample and table.
@@ -195,4 +200,4 @@ class EmbeddingCollection(nn.Module):
 
 
 def _is_whole(layout: TableLayout) -> bool:
-    return len(layout.bands) == 1 and layout.bands[0].tt is None
+    return len(layout.bands) == 1 and layout.bands[0].format == "fp32"

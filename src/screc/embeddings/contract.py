@@ -68,6 +68,9 @@ class TableModule(nn.Module):
     def dense_parameters(self) -> list[nn.Parameter]:
         """Parameters that every batch changes as a whole; driven by the optimiser of the MLPs."""
 
+    def before_step(self, step: int) -> None:
+        """Called before every training step with its number in all runs, from 0."""
+
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Pool bags of rows.
 

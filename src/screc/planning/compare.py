@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from screc.planning.places import band_name
 from screc.planning.plan import Plan
@@ -103,3 +105,21 @@ def _number(plan: Plan, name: str) -> float | None:
         seconds = plan.predicted.seconds_per_batch
         return plan.options.batch_size / seconds if seconds else None
     return getattr(plan.predicted, name)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRate:
+    """What a plan promised: samples a second at its batch size."""
+
+    batch_size: int
+    samples_per_s: float
+
+
+def planned_rate(plan: Mapping[str, Any] | None) -> PlannedRate | None:
+    """The promise of the plan in an artifact (JSON values); None without one that this release reads."""
+    if plan is None or plan.get("version") != Plan.model_fields["version"].default:
+        return None
+    made = Plan.from_dict(dict(plan), source="the artifact's plan")
+    seconds = made.predicted.seconds_per_batch
+    size = made.options.batch_size
+    return PlannedRate(size, size / seconds) if seconds else None

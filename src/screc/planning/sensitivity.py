@@ -1,16 +1,15 @@
 """Sensitivity: what each table loses in each format, measured; the accuracy term of a plan.
 
-For a table and a format, F(c) is the rise of the mean log-loss on a validation sample when all ranks from
-c on are replaced by what the format makes of them and everything else stays float32. A band [start, stop) is
-taken to cost F(start) - F(stop), and a plan the sum over its bands: as if no band's loss depended on the
-others. :class:`Additivity` holds how far that is true of whole plans.
+For a table, a format and a band of ranks: the rise of the mean log-loss on a validation sample when that band
+alone is replaced by what the format makes of it and everything else stays float32. A plan is taken to cost
+the sum over its bands, as if no band's loss depended on the others; :class:`Additivity` holds how far that is
+true of whole plans.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -34,7 +33,7 @@ class Point(Frozen):
     """As measured: the mean over the samples of the difference of their losses."""
     standard_error: NonNegativeFloat
     """Of ``rise``, over the samples."""
-    expected: float = Field(ge=-1e-9)
+    expected: float
     """The rise if the float32 model's probabilities were the true ones: their mean divergence. The rest of
     ``rise``, the mean of (probability - label) times the change of the logit, is 0 but for chance where rows
     move at random, as they do when they are rounded."""
@@ -48,40 +47,42 @@ class Point(Frozen):
 
 
 class Effect(Frozen):
-    """The rise of log-loss when the cold end of one table is replaced by one format."""
+    """The rise of log-loss when bands of one table are held in one format.
+
+    Bands are measured from each of a few cuts to each later one. Rows that stand for themselves cost the same
+    in any band; a scale that rows share, and cores, suit the fewer rows of a narrow band better.
+    """
 
     format: Format
     tt_rank: PositiveInt | None = None
     """Of format ``tt``."""
     scale: ScaleOf = "row"
-    """Of int8 and int4 rows: one scale each, or one for all that are replaced."""
+    """Of int8 and int4 rows: one scale each, or one for all of the band."""
     cuts: tuple[NonNegativeInt, ...] = Field(min_length=2)
-    """First ranks replaced, ascending from 0 to the table's rows."""
-    measured: tuple[Point, ...]
-    """For each cut; the last replaces nothing."""
-    loss: tuple[NonNegativeFloat, ...]
-    """What planning uses: ``measured`` without chance, made to fall as the cut rises, to 0."""
+    """Ranks, ascending from 0 to the table's rows."""
+    measured: tuple[tuple[Point, ...], ...]
+    """For the band from cut i to cut j, ``measured[i][j - i - 1]``."""
+    loss: tuple[tuple[NonNegativeFloat, ...], ...]
+    """What planning uses, in the same places: ``measured`` without chance, made to grow with the band."""
 
     @classmethod
     def of(
         cls,
         format: Format,
         cuts: Sequence[int],
-        measured: Sequence[Point],
+        measured: Sequence[Sequence[Point]],
         *,
         tt_rank: int | None = None,
         scale: ScaleOf = "row",
     ) -> Effect:
-        """An effect from what was measured at each cut."""
-        values = [point.without_chance for point in measured]
-        errors = [point.standard_error for point in measured]
+        """An effect from what was measured of each band between two cuts."""
         return cls(
             format=format,
             tt_rank=tt_rank,
             scale=scale,
             cuts=tuple(cuts),
-            measured=tuple(measured),
-            loss=tuple(falling(values, errors).tolist()),
+            measured=tuple(tuple(points) for points in measured),
+            loss=_growing(measured),
         )
 
     @model_validator(mode="after")
@@ -92,12 +93,41 @@ class Effect(Frozen):
             raise ValueError(f"only int8 and int4 rows have a scale to share, these are {self.format}")
         if self.cuts[0] != 0 or any(b <= a for a, b in zip(self.cuts, self.cuts[1:], strict=False)):
             raise ValueError(f"cuts must ascend from 0, got {list(self.cuts)}")
+        expected = list(range(len(self.cuts) - 1, 0, -1))
         for name in ("measured", "loss"):
-            if len(getattr(self, name)) != len(self.cuts):
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.cuts)} cuts")
-        if self.loss[-1] != 0 or any(b > a for a, b in zip(self.loss, self.loss[1:], strict=False)):
-            raise ValueError(f"loss must fall to 0 as the cut rises, got {list(self.loss)}")
+            found = [len(row) for row in getattr(self, name)]
+            if found != expected:
+                raise ValueError(f"{name} has {found} entries, {len(self.cuts)} cuts need {expected}")
+        matrix = self._matrix
+        if (np.diff(matrix, axis=0) > 0).any() or (np.diff(matrix, axis=1) < 0).any():
+            raise ValueError(f"loss must grow with the band, got {[list(row) for row in self.loss]}")
         return self
+
+    @property
+    def whole(self) -> float:
+        """The loss of the whole table."""
+        return self.loss[0][-1]
+
+    @property
+    def _matrix(self) -> np.ndarray:
+        """Losses from cut to cut, float64 [cuts, cuts]; of bands the wrong way round, negative."""
+        matrix = np.zeros((len(self.cuts), len(self.cuts)))
+        for i, row in enumerate(self.loss):
+            matrix[i, i + 1 :] = row
+        return matrix - matrix.T
+
+    def between(
+        self, first: np.ndarray, first_part: np.ndarray, last: np.ndarray, last_part: np.ndarray
+    ) -> np.ndarray:
+        """Losses of bands, bilinear in their two ends, each given by the cut before it and how far, 0 to 1,
+        it lies on the way to the next."""
+        matrix = self._matrix
+        return (
+            (1 - first_part) * (1 - last_part) * matrix[first, last]
+            + first_part * (1 - last_part) * matrix[first + 1, last]
+            + (1 - first_part) * last_part * matrix[first, last + 1]
+            + first_part * last_part * matrix[first + 1, last + 1]
+        )
 
 
 class TableSensitivity(Frozen):
@@ -193,8 +223,6 @@ class TableSensitivity(Frozen):
 
         Between two cuts it is spread over the ranks as their look-ups are: to second order, a row's error
         costs in proportion to how often it is looked up. Never negative; 0 for fp32 and for empty bands.
-        A tensor train of a band in the middle fits fewer rows than the one measured, which reached to the
-        table's end, so its loss is rather overstated.
 
         Args:
             format: of the band.
@@ -214,24 +242,24 @@ class TableSensitivity(Frozen):
         if format == "fp32":
             return np.zeros(start.shape)
         effect = self.effect(format, tt_rank, scale)
-        return np.maximum(self._beyond(effect, start) - self._beyond(effect, stop), 0.0)
+        found = effect.between(*self._place(effect, start), *self._place(effect, stop))
+        return np.maximum(found, 0.0)
 
-    def _beyond(self, effect: Effect, ranks: np.ndarray) -> np.ndarray:
-        """F at any rank."""
-        cuts, loss = np.array(effect.cuts), np.array(effect.loss)
+    def _place(self, effect: Effect, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The cut before each rank, and how far the rank lies on the way to the next."""
+        cuts = np.array(effect.cuts)
         place = np.clip(np.searchsorted(cuts, ranks, side="right") - 1, 0, len(cuts) - 2)
         first, last = self._share(cuts[place]), self._share(cuts[place + 1])
         # Where no look-up falls between two cuts, by rank: then it matters little.
         by_rank = (ranks - cuts[place]) / (cuts[place + 1] - cuts[place])
         with np.errstate(invalid="ignore", divide="ignore"):
             by_share = (self._share(ranks) - first) / (last - first)
-        part = np.where(last > first, by_share, by_rank)
-        return loss[place] + part * (loss[place + 1] - loss[place])
+        return place, np.where(last > first, by_share, by_rank)
 
     def _share(self, ranks: np.ndarray) -> np.ndarray:
         return np.interp(ranks, self._curve[0], self._curve[1])
 
-    @cached_property
+    @property
     def _curve(self) -> tuple[np.ndarray, np.ndarray]:
         return np.array(self.ranks, np.float64), np.array(self.shares)
 
@@ -327,6 +355,8 @@ class Sensitivity(Document):
         for layout in layouts:
             table = self.table(layout.table)
             for band in layout.bands:
+                if band.tt is not None and band.tt.exact:
+                    continue
                 rank = max(band.tt.ranks) if band.tt else None
                 total += float(table.loss(band.format, rank, band.start, band.stop, band.scale))
         return total
@@ -350,25 +380,38 @@ class Sensitivity(Document):
             )
 
 
-def falling(measured: Sequence[float], standard_error: Sequence[float]) -> np.ndarray:
-    """The nearest curve that falls to 0 and never below: isotonic regression (pool adjacent violators) with
-    weights 1 / standard_error^2, cut off at 0, which is the least-squares answer under both conditions.
+def _growing(measured: Sequence[Sequence[Point]]) -> tuple[tuple[float, ...], ...]:
+    """Losses without chance, made to fall as a band's start rises and to rise with its stop."""
+    cuts = len(measured) + 1
+    loss = np.zeros((cuts, cuts))
+    for stop in range(1, cuts):
+        points = [measured[start][stop - start - 1] for start in range(stop)]
+        loss[:stop, stop] = falling(
+            [point.without_chance for point in points], [point.standard_error for point in points]
+        )
+    loss = np.maximum.accumulate(loss, axis=1)
+    return tuple(tuple(loss[start, start + 1 :].tolist()) for start in range(cuts - 1))
+
+
+def falling(values: Sequence[float], standard_error: Sequence[float]) -> np.ndarray:
+    """The nearest numbers that do not rise from one to the next and are never negative: isotonic regression
+    (pool adjacent violators) with weights 1 / standard_error^2, cut off at 0, which is the least-squares
+    answer under both conditions.
 
     Args:
-        measured: [cuts]; the last replaces nothing and is taken as 0.
-        standard_error: [cuts]; a 0 is taken as the smallest one that is not.
+        values: [n].
+        standard_error: [n]; a 0 is taken as the smallest one that is not.
     """
-    values = np.array(measured, np.float64)[:-1]
-    errors = np.array(standard_error, np.float64)[:-1]
+    errors = np.array(standard_error, np.float64)
     positive = errors[errors > 0]
     weights = np.maximum(errors, positive.min() if positive.size else 1.0) ** -2.0
     pools: list[tuple[float, float, int]] = []  # mean, weight, members
     for value, weight in zip(values, weights, strict=True):
-        pool = (value, weight, 1)
+        pool = (float(value), weight, 1)
         while pools and pools[-1][0] < pool[0]:
             mean, total, members = pools.pop()
             joined = total + pool[1]
             pool = ((mean * total + pool[0] * pool[1]) / joined, joined, members + pool[2])
         pools.append(pool)
     level = np.repeat([pool[0] for pool in pools], [pool[2] for pool in pools])
-    return np.append(np.maximum(level, 0.0), 0.0)
+    return np.maximum(level, 0.0)

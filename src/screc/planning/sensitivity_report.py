@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 # Losses are told in millionths of a nat a sample.
 _UNIT = 1e6
-_COLOURS = ("#1b6ca8", "#2a9d8f", "#f0a202", "#c1121f", "#6a4c93", "#8d99ae", "#264653", "#e76f51")
+_COLOURS = (
+    *("#8d99ae", "#5c677d", "#2a9d8f", "#c1121f", "#1b6ca8", "#6a4c93"),
+    *("#f0a202", "#e76f51", "#9c6644", "#4f772d", "#001219", "#e5989b"),
+)
 
 
 def sensitivity_summary(sensitivity: Sensitivity, console: Console) -> None:
@@ -24,27 +27,27 @@ def sensitivity_summary(sensitivity: Sensitivity, console: Console) -> None:
 
     names = _names(sensitivity)
     view = Table(
-        title="Rise of the log-loss, 1e-6 nats, when a whole table is held in one format, on "
-        f"{sensitivity.samples:,} samples of log-loss {sensitivity.base_log_loss:.4f} and AUC "
-        f"{sensitivity.base_auc:.4f} in float32",
+        title="Rise of the log-loss, 1e-6 nats, when a whole table is held in one format (/t: one scale for "
+        f"all its rows), on {sensitivity.samples:,} samples of log-loss {sensitivity.base_log_loss:.4f} and "
+        f"AUC {sensitivity.base_auc:.4f} in float32",
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    view.add_column("table", no_wrap=True, max_width=16)
+    view.add_column("table", no_wrap=True, max_width=12)
     view.add_column("rows", justify="right", no_wrap=True)
     for name in names:
         view.add_column(name, justify="right", no_wrap=True)
     for table in sensitivity.tables:
-        whole = {_name(effect): _UNIT * effect.loss[0] for effect in table.effects}
+        whole = {_name(effect): effect.whole for effect in table.effects}
         view.add_row(
             table.table,
             f"{table.num_embeddings:,}",
-            *(f"{whole[name]:.3g}" if name in whole else "" for name in names),
+            *(_millionths(whole[name]) if name in whole else "" for name in names),
         )
     total = {name: sum(_whole(table, name) for table in sensitivity.tables) for name in names}
-    view.add_row("all", "", *(f"{_UNIT * total[name]:.3g}" for name in names), style="bold")
+    view.add_row("all", "", *(_millionths(total[name]) for name in names), style="bold")
     console.print(view)
     if (checked := sensitivity.additivity) is None:
         return
@@ -92,14 +95,14 @@ def plot_sensitivity(sensitivity: Sensitivity, path: str | Path) -> None:
 
 
 def _plot_table(axis, table: TableSensitivity, colours: dict[str, str]) -> None:
-    """Losses by the first rank that is replaced, with what was measured and its standard error."""
+    """Losses of bands to the table's end by their first rank, with what was measured where it is clear."""
     for effect in table.effects:
         name, cuts = _name(effect), np.array(effect.cuts[:-1])
         places = np.maximum(cuts, 1)  # a logarithmic axis has no 0
-        loss = np.array(effect.loss[:-1])
+        loss = np.array([row[-1] for row in effect.loss])
         axis.plot(places, np.where(loss > 0, loss, np.nan), color=colours[name], linewidth=1.3, label=name)
-        rises = np.array([point.rise for point in effect.measured[:-1]])
-        errors = np.array([point.standard_error for point in effect.measured[:-1]])
+        rises = np.array([row[-1].rise for row in effect.measured])
+        errors = np.array([row[-1].standard_error for row in effect.measured])
         clear = rises > 2 * errors
         axis.errorbar(
             places[clear],
@@ -153,8 +156,8 @@ def _plot_additivity(axis, sensitivity: Sensitivity) -> None:
 
 def _name(effect: Effect) -> str:
     if effect.tt_rank is not None:
-        return f"tt {effect.tt_rank}"
-    return effect.format + (", one scale" if effect.scale == "table" else "")
+        return f"tt{effect.tt_rank}"
+    return effect.format + ("/t" if effect.scale == "table" else "")
 
 
 def _names(sensitivity: Sensitivity) -> list[str]:
@@ -163,4 +166,12 @@ def _names(sensitivity: Sensitivity) -> list[str]:
 
 
 def _whole(table: TableSensitivity, name: str) -> float:
-    return sum(effect.loss[0] for effect in table.effects if _name(effect) == name)
+    return sum(effect.whole for effect in table.effects if _name(effect) == name)
+
+
+def _millionths(loss: float) -> str:
+    """A loss in units of 1e-6, short."""
+    value = _UNIT * loss
+    if value == 0:
+        return "0"
+    return "<.001" if value < 1e-3 else f"{value:.3f}"[1:5] if value < 1 else f"{value:.{int(value < 10)}f}"

@@ -34,7 +34,7 @@ from screc.storage.row_format import LARGEST_CODE, ROW_FORMATS, ScaleOf
 
 _BATCH = 8192
 # Cuts: 16 times powers of this, below half of the rows.
-_FIRST_CUT, _CUT_RATIO = 16, 8
+_FIRST_CUT, _CUT_RATIO = 16, 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ def measure_sensitivity(
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Measure the rise of log-loss for every table and format, replacing ever longer cold ends of the table.
+    """Measure the rise of log-loss for every table and format, and bands between a few cuts.
 
     Args:
         checkpoint: a DLRM whose tables were trained whole.
@@ -110,7 +110,7 @@ def measure_sensitivity(
 
 
 def cut_ranks(num_embeddings: int) -> tuple[int, ...]:
-    """The ranks from which on a table's rows are replaced: 0, geometric ones, and its end."""
+    """The ranks between which a table's rows are replaced: 0, geometric ones, and its end."""
     cuts, cut = [0], _FIRST_CUT
     while cut < num_embeddings / 2:
         cuts.append(cut)
@@ -136,6 +136,9 @@ class _Measurement:
                 checkpoint.check(entry.path)
         batch = _first_samples(log, config.samples)
         tables = [self._lookups(number, batch) for number in range(len(checkpoint.tables))]
+        self.ranks = [
+            table.ranks_of(lookups.ids) for table, lookups in zip(statistics.tables, tables, strict=True)
+        ]
         self.sample = PairedSample(checkpoint.model, checkpoint.dense(), batch, tables)
         self.forms = [self._forms(number) for number in range(len(tables))]
         self._done, self._to_do = 0, sum(map(len, self.forms)) + config.plans
@@ -204,28 +207,68 @@ class _Measurement:
         return _ROW_FORMS + tuple(_Form("tt", rank) for rank in ranks)
 
     def _effect(self, number: int, form: _Form) -> Effect:
-        """One table in one format, from every cut on."""
-        statistics, table = self.statistics.tables[number], self.sample.tables[number]
-        cuts = cut_ranks(statistics.num_embeddings)
-        ranks = statistics.ranks_of(table.ids)
-        changes = Changes(*(np.zeros(self.sample.num_samples) for _ in range(2)))
-        points = [Point(rise=0.0, standard_error=0.0, expected=0.0)]
-        held = self._held(number, [(0, form)])
-        # From the coldest rows to all of them.
-        for cut, after in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
-            if not form.row_by_row:
-                held = self._held(number, [(cut, form)])
-            replaced = ranks >= cut
-            rows = table.rows.copy()
-            rows[replaced] = held.rows(table.ids[replaced])
-            # Rows that stand for themselves are what they were at the cut before, and so are their samples.
-            samples = table.any_lookup(replaced & (ranks < after) if form.row_by_row else replaced)
-            found = self.sample.changes(number, samples, table.delta(rows, samples))
-            for array, part in zip(changes, found, strict=True):
-                array[samples] = part
-            points.append(_point(changes))
+        """One table in one format, for every band between two cuts."""
+        cuts = cut_ranks(self.statistics.tables[number].num_embeddings)
+        bands = self._row_by_row(number, form, cuts) if form.row_by_row else self._bands(number, form, cuts)
         self._advance(1)
-        return Effect.of(form.format, cuts, points[::-1], tt_rank=form.tt_rank, scale=form.scale)
+        return Effect.of(form.format, cuts, bands, tt_rank=form.tt_rank, scale=form.scale)
+
+    def _bands(self, number: int, form: _Form, cuts: Sequence[int]) -> list[list[Point]]:
+        """What each band between two cuts costs, each made and measured for itself."""
+        bands: list[list[Point]] = []
+        for place, start in enumerate(cuts[:-1]):
+            bands.append([])
+            for stop in cuts[place + 1 :]:
+                rest = [(stop, _Form("fp32"))] if stop < cuts[-1] else []
+                held = self._held(number, [(start, form), *rest])
+                bands[-1].append(self._point(self._changes(number, held, start, stop)[1]))
+        return bands
+
+    def _row_by_row(self, number: int, form: _Form, cuts: Sequence[int]) -> list[list[Point]]:
+        """The same of rows that stand for themselves: what the rows from each cut to the next add to those
+        after them."""
+        held = self._held(number, [(0, form)])
+        whole = [np.zeros(self.sample.num_samples) for _ in Changes._fields]
+        beyond = [Changes(*(array.copy() for array in whole))]
+        for start, stop in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
+            samples, changes = self._changes(number, held, start, cuts[-1], moved_before=stop)
+            for array, part in zip(whole, changes, strict=True):
+                array[samples] = part
+            beyond.insert(0, Changes(*(array.copy() for array in whole)))
+        return [
+            [
+                self._point(Changes(*(a - b for a, b in zip(beyond[i], beyond[j], strict=True))))
+                for j in range(i + 1, len(cuts))
+            ]
+            for i in range(len(cuts) - 1)
+        ]
+
+    def _changes(
+        self, number: int, held: HeldRows, start: int, stop: int, *, moved_before: int | None = None
+    ) -> tuple[np.ndarray, Changes]:
+        """The samples that ask for a row of a band, and how their loss changes when it is held otherwise.
+
+        ``moved_before`` leaves out samples that ask for none of the ranks below it.
+        """
+        table = self.sample.tables[number]
+        ranks = self.ranks[number]
+        replaced = (ranks >= start) & (ranks < stop)
+        rows = table.rows.copy()
+        rows[replaced] = held.rows(table.ids[replaced])
+        samples = table.any_lookup(replaced if moved_before is None else replaced & (ranks < moved_before))
+        return samples, self.sample.changes(number, samples, table.delta(rows, samples))
+
+    def _point(self, changes: Changes) -> Point:
+        """The means over all samples; those that ``changes`` does not hold are 0."""
+        size = self.sample.num_samples
+        rise = float(changes.rise.sum()) / size
+        squares = float(np.square(changes.rise).sum())
+        variance = max(0.0, squares - size * rise * rise) / max(1, size - 1)
+        return Point(
+            rise=rise,
+            standard_error=float(np.sqrt(variance / size)),
+            expected=float(changes.expected.sum()) / size,
+        )
 
     def _held(self, number: int, bands: Sequence[tuple[int, _Form]]) -> HeldRows:
         """The rows of a table in bands, each given by its first rank and form; fp32 before the first."""
@@ -245,7 +288,7 @@ class _Measurement:
         self._advance(1)
         return CheckedLayouts(
             predicted=found.plan_loss(layouts),
-            measured=_point(changes),
+            measured=self._point(changes),
             auc_loss=self.sample.auc - auc,
         )
 
@@ -322,10 +365,3 @@ def _first_samples(log: ClickLog, number: int) -> Batch:
     if not samples:
         raise ValueError("log: it has no samples to measure on")
     return concatenate(batches)
-
-
-def _point(changes: Changes) -> Point:
-    """The means over the samples."""
-    rises = changes.rise
-    error = float(rises.std(ddof=1) / np.sqrt(rises.size)) if rises.size > 1 else 0.0
-    return Point(rise=float(rises.mean()), standard_error=error, expected=float(changes.expected.mean()))

@@ -5,6 +5,7 @@ from .atomic import ReplacedError, replace_directory, replace_file
 from .checkpoint import Checkpoint, StoredTable, write_checkpoint
 from .checksum import DamagedFileError
 from .layout import Band, PageGeometry, TableLayout, TtShape, index_bytes, index_kind
+from .mapping import DataFlow, TableCores
 from .pack import FitError, PackReport, pack
 from .page_order import PageOrder
 from .remap import TableRemap
@@ -20,6 +21,7 @@ __all__ = [
     "Checkpoint",
     "Damage",
     "DamagedFileError",
+    "DataFlow",
     "DensePrecision",
     "FitError",
     "PackReport",
@@ -29,6 +31,7 @@ __all__ = [
     "ReplacedError",
     "RowStore",
     "StoredTable",
+    "TableCores",
     "TableLayout",
     "TableRemap",
     "TensorFile",

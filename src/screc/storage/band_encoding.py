@@ -21,11 +21,14 @@ _CHUNK_BYTES = 8 << 20
 
 
 def band_scale(source: BandSource, band: int) -> Scale | None:
-    """What the rows of a band share; None where each has its own or none is needed. One pass over them."""
+    """What the rows of a band share; None where each has its own or none is needed. The scale that they were
+    trained with, if they were; else one pass over them."""
     layout, placed = source.layout, source.layout.bands[band]
     if placed.scale == "row":
         return None
     assert placed.format != "tt"
+    if (trained := source.trained_scale(band)) is not None:
+        return trained
     values = BandValues(layout.embedding_dim)
     step = max(1, _CHUNK_BYTES // (4 * layout.embedding_dim))
     # By slots, not as stored: an order of pages is no reason for another scale.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .layout import PageGeometry, TableLayout
 from .remap import check_ids, slot_order
+from .row_format import Scale
 from .sparse import written_groups
 from .tensors import TensorFile
 
@@ -57,7 +59,7 @@ class BandSource:
     def __init__(
         self, file: TensorFile, stored: TableLayout, layout: TableLayout, ids_in_ranks: IdsInRanks | None
     ) -> None:
-        self.file, self.layout = file, layout
+        self.file, self.layout, self._stored = file, layout, stored
         self.taken_over = same_bands(stored, layout)
         self._ids_in_ranks = ids_in_ranks
         self._last = f"band.{len(stored.bands) - 1}"  # of the stored bands: it has room for every id
@@ -160,6 +162,25 @@ class BandSource:
                     "model with such cores cannot be served, train it again (a lower learning rate helps)"
                 )
         return cores
+
+    def trained_scale(self, band: int) -> Scale | None:
+        """The scale and bias that a band was trained with; None where its rows were trained otherwise.
+
+        Raises:
+            ValueError: they are not a scale and a bias.
+        """
+        if not self.taken_over:
+            return None
+        trained, placed = self._stored.bands[band], self.layout.bands[band]
+        if (trained.format, trained.scale) != (placed.format, placed.scale):
+            return None
+        scale, bias = self.file[f"band.{band}.scale"].tolist()
+        if not (0 <= scale < math.inf and math.isfinite(bias)):
+            raise ValueError(
+                f"table {self.layout.table}, band {band}: the scale {scale} and bias {bias} it was trained "
+                "with cannot be used; train it again (a lower learning rate helps)"
+            )
+        return scale, bias
 
     def _slot_ids(self, band: int) -> np.ndarray:
         layout, placed = self.layout, self.layout.bands[band]

@@ -87,6 +87,8 @@ def tensor_specs(layout: TableLayout, known_rows: int | None = None) -> dict[str
         else:
             rows = layout.slots(number) if number != last or known_rows is None else known_rows
             specs[f"band.{number}.rows"] = TensorSpec((rows, layout.embedding_dim), f32)
+        if band.scale == "table":
+            specs[f"band.{number}.scale"] = TensorSpec((2,), f32)
         if number != last:
             specs[f"band.{number}.ids"] = TensorSpec((band.num_rows,), i64)
     if known_rows is not None:

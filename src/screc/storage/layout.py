@@ -83,6 +83,15 @@ class TtShape(Frozen):
             columns *= self.col_factors[core]
         return flops
 
+    @property
+    def exact(self) -> bool:
+        """Whether cores of this shape can rebuild any rows: no rank is less than its unfolding can have."""
+        sizes = [rows * columns for rows, columns in zip(self.row_factors, self.col_factors, strict=True)]
+        return all(
+            self.ranks[cut] >= min(math.prod(sizes[:cut]), math.prod(sizes[cut:]))
+            for cut in range(1, self.num_cores)
+        )
+
     @classmethod
     def balanced(cls, num_rows: int, embedding_dim: int, tt_rank: int, num_cores: int = 3) -> TtShape:
         """The most even factors: ``prod(row_factors) >= num_rows``, ``prod(col_factors) == embedding_dim``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from screc import _native
 
 from .artifact import Artifact, index_specs, load_artifact, pages_file, written_kind, written_specs
+from .mapping import DataFlow, TableCores, set_mapping
 from .strategy import set_strategies
 
 CachePolicy = Literal["sketch", "lru"]
@@ -180,8 +181,25 @@ class RowStore:
         self.native.gather(number, ids, out)
         return out
 
+    def set_mapping(self, mapping: Sequence[TableCores]) -> None:
+        """Says whose each table is in the asymmetric data flow, in any order; an empty one: no such flow.
+
+        Copies of the rows that belong to cores are made now, and worker threads stay on cores of their own.
+
+        Raises:
+            KeyError: a name is no table's.
+            ValueError: a table is missing or twice there, or cannot be looked up as the mapping says.
+        """
+        set_mapping(self.native, mapping, self.tables)
+
     def lookup(
-        self, ids: np.ndarray, offsets: np.ndarray, batch_size: int, out: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        batch_size: int,
+        out: np.ndarray | None = None,
+        *,
+        data_flow: DataFlow = "symmetric",
     ) -> np.ndarray:
         """Pools the bags of a batch, float32 [batch_size, sum of the tables' dims].
 
@@ -190,14 +208,16 @@ class RowStore:
             offsets: int64 [tables * batch_size + 1], table-major, as in :class:`screc.data.Batch`.
             batch_size: samples.
             out: where to write; made when None.
+            data_flow: "asymmetric" looks up as the mapping says (:meth:`set_mapping`); the bits are the same.
 
         Raises:
             ValueError: ids or offsets out of range; the message names table, position and value.
             OSError: a page is damaged or cannot be read; the message names table, page and file.
+            RuntimeError: the asymmetric data flow without a mapping.
         """
         if out is None:
             out = np.empty((batch_size, sum(self._dims)), np.float32)
-        self.native.lookup(ids, offsets, batch_size, out)
+        self.native.lookup(ids, offsets, batch_size, out, data_flow)
         return out
 
     def prefetch(

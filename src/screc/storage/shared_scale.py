@@ -10,9 +10,8 @@ import numpy as np
 
 from .row_format import LARGEST_CODE, RowFormat, Scale, decode_rows, encode_rows
 
-# A band of more values is judged by a sample of its rows, and by this many of the values at either end.
+# A band of more values is judged by a sample of its rows, and by a sixteenth as many values at either end.
 _SAMPLE_VALUES = 1 << 20
-_END_VALUES = 1 << 16
 # Shares of the values that a first guess leaves outside the codes' span, at either end.
 _OUTSIDE = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # The search: how many starts it improves, and its moves of the span's two ends, the shortest in codes.
@@ -25,13 +24,14 @@ _SHORTEST_MOVE = 2e-3
 class BandValues:
     """What a band's shared scale is chosen by, gathered in one pass in bounded memory.
 
-    All rows of a band of up to 2^20 values. Of a larger one every 2^k-th row, which leaves 2^19 to 2^20
-    values, and the 2^16 least and the 2^16 largest values: outliers that the sample misses may weigh more
-    than all else.
+    All rows of a band of up to ``sample_values`` (2^20) values. Of a larger one every 2^k-th row, which
+    leaves at least half as many values, and of the least and of the largest values a sixteenth as many each:
+    outliers that the sample misses may weigh more than all else.
     """
 
-    def __init__(self, embedding_dim: int) -> None:
-        self._most_rows = max(1, _SAMPLE_VALUES // embedding_dim)
+    def __init__(self, embedding_dim: int, *, sample_values: int = _SAMPLE_VALUES) -> None:
+        self._most_rows = max(1, sample_values // embedding_dim)
+        self._most_ends = max(1, sample_values // 16)
         self._every = 1
         self._rows_seen = self._num_values = 0
         self._sample: list[np.ndarray] = []
@@ -46,8 +46,8 @@ class BandValues:
         while sum(map(len, self._sample)) > self._most_rows:
             self._sample = [np.concatenate(self._sample)[::2]]
             self._every *= 2
-        self._largest = _largest(self._largest, rows.reshape(-1))
-        self._negated_least = _largest(self._negated_least, -rows.reshape(-1))
+        self._largest = _largest(self._largest, rows.reshape(-1), self._most_ends)
+        self._negated_least = _largest(self._negated_least, -rows.reshape(-1), self._most_ends)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -163,9 +163,9 @@ def _lost(values: np.ndarray, weights: np.ndarray, row_format: RowFormat, scale:
     return float(weights @ (values.astype(np.float64) - decoded) ** 2)
 
 
-def _largest(kept: np.ndarray, more: np.ndarray) -> np.ndarray:
+def _largest(kept: np.ndarray, more: np.ndarray, number: int) -> np.ndarray:
     """The largest values of both, as many as are kept, in no order."""
-    if len(kept) == _END_VALUES:
+    if len(kept) == number:
         more = more[more > kept.min()]
     both = np.concatenate((kept, more))
-    return both if len(both) <= _END_VALUES else np.partition(both, -_END_VALUES)[-_END_VALUES:]
+    return both if len(both) <= number else np.partition(both, -number)[-number:]

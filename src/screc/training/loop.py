@@ -15,6 +15,7 @@ import torch
 
 from screc.data.batch import Batch
 from screc.data.log import check_log
+from screc.embeddings import EmbeddingCollection
 from screc.models import ClickModel
 from screc.statistics.metrics import Metrics
 from screc.storage.checkpoint import Checkpoint
@@ -331,6 +332,8 @@ class _Run:
         if self.stages is not None:
             for stage in range(at.stage + 1, self.stages.at(at.samples) + 1):
                 self._begin(stage)
+        if isinstance(self.model.tables, EmbeddingCollection):
+            self.model.tables.before_step(at.steps)
         # Not torch.set_float32_matmul_precision: it converts at every use and gains little.
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16_matmul):
             logits = self.model(*batch_tensors(batch)).float()
