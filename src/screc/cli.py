@@ -465,6 +465,7 @@ def plan(
         SystemSpec,
         compare_plans,
         comparison_summary,
+        format_bytes,
         plan_summary,
         plot_plan,
         table_alternatives,
@@ -493,6 +494,7 @@ def plan(
             counted,
             dim=checkpoint.model["embedding_dim"] if checkpoint else dim,
             weights=list(checkpoint.dense().values()) if checkpoint else (),
+            tables=checkpoint.tables if checkpoint else (),
             method=method.value,
             options={
                 "dram": dram,
@@ -508,6 +510,9 @@ def plan(
                 "time-limit": str(time_limit),
             },
         )
+        if request.kept_bytes:
+            kept = format_bytes(request.kept_bytes)
+            console.print(f"{kept} of the DRAM is left to the indices of the pages of sparse tables")
         if system:
             host = SystemSpec.load(system)
         else:
