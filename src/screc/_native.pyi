@@ -397,14 +397,77 @@ def build_hash_index(ids: Annotated[NDArray, dict(device='cpu', writable=False)]
     keys_out (int64 [c], c > n) and slots_out (uint32 [c]).
     """
 
-def order_by_co_access(starts: Annotated[NDArray, dict(device='cpu', writable=False)], groups: Annotated[NDArray, dict(device='cpu', writable=False)], num_groups: int, rows_per_page: int, iterations: int, order: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
+def order_by_co_access(rows: Annotated[NDArray, dict(device='cpu', writable=False)], groups: Annotated[NDArray, dict(device='cpu', writable=False)], num_groups: int, rows_per_page: int, iterations: int, order: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
     """
     Orders rows 0 to n - 1 so that rows read together share pages of rows_per_page rows.
 
-    Row i is in groups[starts[i] : starts[i + 1]] (uint32 below num_groups; starts int64 [n + 1]); order
+    Row rows[i] is in group groups[i], each pair once (uint32 [pairs]; groups below num_groups); order
     (uint32 [n]) holds the first order, any permutation, and receives the answer. Recursive bisection, at
     most `iterations` rounds of exchanges per cut. The answer does not depend on the pool.
     """
+
+class RowProjection:
+    """
+    The rows of a band contracted with the last core of a tensor train.
+
+    core float32 [R, P, Q]; left_columns is the product of the columns of the cores before it.
+    """
+
+    def __init__(self, core: Annotated[NDArray, dict(device='cpu', writable=False)], left_columns: int, pool: ThreadPool, isa: str | None = None) -> None: ...
+
+    def add(self, rows: Annotated[NDArray, dict(device='cpu', writable=False)], prefixes: Annotated[NDArray, dict(device='cpu', writable=False)], weights: Annotated[NDArray, dict(device='cpu', writable=False)], z: Annotated[NDArray, dict(device='cpu')], e: Annotated[NDArray, dict(device='cpu')]) -> float:
+        """
+        For n prefixes of P slots: z [n, C, R] = sum over i, j of w row[i, (c, j)] core[b, i, j] and the
+        lower triangles of e [n, R, R] = sum over i, j of w core[a, i, j] core[b, i, j], by rows.
+
+        rows float32 [N, C * Q]; prefixes int64 [n], k being rows P k to P k + P - 1; weights float32 [n * P].
+        Returns the sum of w |row|^2. Rows of weight 0 are not read and may lie beyond N.
+        """
+
+class RowCorrelation:
+    """
+    The rows of a band contracted with all cores but the last: the last core's normal equations.
+
+    left float32 [M, C', R'] is the product of all cores before the last two, middle float32 [R', I, Q', R].
+    """
+
+    def __init__(self, left: Annotated[NDArray, dict(device='cpu', writable=False)], middle: Annotated[NDArray, dict(device='cpu', writable=False)], slices: int, columns: int, pool: ThreadPool, isa: str | None = None) -> None: ...
+
+    def add(self, rows: Annotated[NDArray, dict(device='cpu', writable=False)], prefixes: Annotated[NDArray, dict(device='cpu', writable=False)], weights: Annotated[NDArray, dict(device='cpu', writable=False)], first_left: int, first_middle: int, num_middles: int) -> None:
+        """
+        Adds prefixes (m, i): m from first_left on and, for each, num_middles of i from first_middle on.
+
+        rows, prefixes and weights are as RowProjection.add takes them.
+        """
+
+    def sums(self, right: Annotated[NDArray, dict(device='cpu')], normal: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Writes right float64 [slices, R, columns] = sum of w row L, L[(m, i)][(c', j')][b] being left times
+        middle, and the lower triangles of normal float64 [slices, R, R] = sum of w L L, by rows.
+        """
+
+class MiddleSolver:
+    """
+    Slices of a core by least squares, the cores after it being contracted away.
+
+    left float32 [M, C, R'] is the product of the cores before, which is read here and not kept; columns and
+    rank are Q and R of the core [R', I, Q, R].
+    """
+
+    def __init__(self, left: Annotated[NDArray, dict(device='cpu', writable=False)], columns: int, rank: int, pool: ThreadPool, isa: str | None = None) -> None: ...
+
+    def solve(self, e: Annotated[NDArray, dict(device='cpu', writable=False)], z: Annotated[NDArray, dict(device='cpu', writable=False)], slices: Annotated[NDArray, dict(device='cpu')], e_out: Annotated[NDArray, dict(device='cpu')], z_out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Lowers, for each slice i, sum over m of <P e[m, i], P> - 2 <P, z[m, i]> with P = left[m] slices[i].
+
+        e holds the lower triangles of float32 [M, n, R, R], by rows; z float32 [M, n, C, Q, R], slices float32
+        [n, R', Q, R]. The same two for the cores before are added to e_out float64 [M, R', R'] and z_out
+        float64 [M, C, R'].
+        """
+
+    @staticmethod
+    def bytes(lefts: int, before: int, inner: int, columns: int, rank: int, pool: ThreadPool, isa: str | None = None) -> int:
+        """Bytes that a solver for left [lefts, before, inner] takes."""
 
 class Submitted:
     """A batch that an Engine works on; see Engine.submit."""
@@ -556,11 +619,11 @@ def count_batch(counters: Sequence[RowCounter], ids: Annotated[NDArray, dict(dev
     Returns int64 [tables]: samples whose bag is not empty.
     """
 
-def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
+def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, every: int = 1, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
     """
-    Different rows of every table in each whole window of `window` samples of a batch.
+    Different rows of every table in every every-th whole window of `window` samples of a batch.
 
-    Returns int64 [tables, batch_size // window].
+    Returns int64 [tables, ceil((batch_size // window) / every)].
     """
 
 class HotSketch:

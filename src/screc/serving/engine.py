@@ -393,6 +393,11 @@ class Engine:
         """What each dense layer multiplies in."""
         return {layer: self._arithmetic.layers.get(layer, "fp32") for layer in self.layers}
 
+    @property
+    def store(self) -> _native.RowStore:
+        """The rows that it looks up, for gathering them beside predictions."""
+        return self._store
+
     def stats(self) -> _native.StoreStats:
         """What the row store has done since it was opened: look-ups, where they were served, bytes read."""
         return self._store.stats()
