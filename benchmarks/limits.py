@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.workload import ZIPF_EXPONENT, Skew, Workload
 from screc import _native
-from screc.planning.probe import llc_bytes
+from screc.planning.rates.host import llc_bytes
 
 PRECISIONS = ("fp32", "bf16", "int8")
 _LINE = 64

@@ -10,8 +10,8 @@ import numpy as np
 
 from screc.data import Batch
 from screc.serving import Engine
-from screc.serving.arithmetic import Precision
 from screc.serving.calibration import arithmetic_of, calibrate
+from screc.storage.dense_precision import Precision
 from screc.storage.row_format import RowFormat, row_bytes
 
 

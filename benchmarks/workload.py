@@ -11,6 +11,8 @@ import numpy as np
 
 from screc import _native
 from screc.data import Batch
+from screc.statistics import AccessStatistics, TableStatistics
+from screc.statistics.curve import AccessCurve
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 Skew = Literal["zipf", "uniform"]
@@ -94,7 +96,7 @@ class Workload:
                 power = 1 - ZIPF_EXPONENT
                 rank = (1 - uniform * (1 - (count + 1) ** power)) ** (1 / power) - 1
                 rank = np.minimum(rank.astype(np.int64), count - 1)
-                ids[table] = (rank * 2_654_435_761 + 12_345) % count
+                ids[table] = _scattered(rank, count)
             else:
                 ids[table] = (uniform * count).astype(np.int64)
         return Batch(
@@ -103,10 +105,42 @@ class Workload:
             offsets=np.arange(0, ids.size + 1, self.pooling, dtype=np.int64),
         )
 
+    def access_statistics(self, samples: int, generator: np.random.Generator) -> AccessStatistics:
+        """Counts of so many samples of :meth:`batch`'s Zipf ids, drawn rank by rank; table i is ``t{i}``."""
+        tables = []
+        power = 1 - ZIPF_EXPONENT
+        for number, rows in enumerate(self.rows):
+            edges = np.arange(1, rows + 2, dtype=np.float64) ** power
+            counts = generator.poisson(samples * self.pooling * np.diff(edges) / (edges[-1] - edges[0]))
+            seen = np.flatnonzero(counts)
+            tables.append(
+                TableStatistics.from_counts(
+                    f"t{number}", rows, _scattered(seen, rows), counts[seen], num_samples=samples
+                )
+            )
+        return AccessStatistics(tables=tuple(tables))
+
+    def zipf_curve(self, table: int) -> AccessCurve:
+        """The law that Zipf ids of a table are drawn from, by rank, in some thousand runs."""
+        rows, power = self.rows[table], 1 - ZIPF_EXPONENT
+        ends = np.concatenate((np.arange(1, 1000), np.geomspace(1000, max(rows, 1000), 4000)))
+        boundaries = np.unique(np.append(ends[ends < rows].astype(np.int64), (0, rows)))
+        mass = np.diff((boundaries + 1.0) ** power) / ((rows + 1.0) ** power - 1)
+        return AccessCurve(boundaries, mass / np.diff(boundaries))
+
+    def ids_by_rank(self, table: int) -> np.ndarray:
+        """The ids of a table from the most to the least likely, int64 [rows]."""
+        return _scattered(np.arange(self.rows[table]), self.rows[table])
+
     def batches(self, generator: np.random.Generator, size: int, skew: Skew) -> list[Batch]:
         """Batches to take in turn: so many that the rows of one are not waiting in the cache at its next."""
         count = max(4, min(512, 65_536 // (size * self.pooling)))
         return [self.batch(generator, size, skew) for _ in range(count)]
+
+
+def _scattered(rank: np.ndarray, rows: int) -> np.ndarray:
+    """The ids of ranks: no row keeps its rank as its id."""
+    return (rank * 2_654_435_761 + 12_345) % rows
 
 
 def kaggle(rows: Sequence[int]) -> Workload:

@@ -25,12 +25,17 @@ from rich.table import Table
 from benchmarks.comparison import check_batches, oracle, wide_console
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.memory_limit import Worker
+from benchmarks.served_arms import (
+    engine_arm,
+    fresh_batches,
+    relative_error,
+    time_in_turn,
+    with_int8_layers,
+)
 from benchmarks.workload import ZIPF_EXPONENT, RandomTables, Workload, dense_tensors, kaggle
 from screc.data import CRITEO_KAGGLE_ROWS
 from screc.planning import Plan, SystemSpec, make_plan, probe
 from screc.serving import Engine
-from screc.serving.calibration import arithmetic_of, calibrate
-from screc.statistics import AccessStatistics, TableStatistics
 from screc.storage import Artifact, StoredTable, TableLayout, pack, write_checkpoint
 
 BATCH_SIZE = 1024
@@ -51,19 +56,6 @@ def scaled_rows(*, quick: bool) -> tuple[int, ...]:
     return tuple(8 * count if count > 1000 else count for count in CRITEO_KAGGLE_ROWS)
 
 
-def access_statistics(workload: Workload, samples: int, generator: np.random.Generator) -> AccessStatistics:
-    """Counts of so many samples of :meth:`Workload.batch`'s Zipf ids, drawn rank by rank."""
-    tables = []
-    for number, rows in enumerate(workload.rows):
-        power = 1 - ZIPF_EXPONENT
-        edges = np.arange(1, rows + 2, dtype=np.float64) ** power
-        counts = generator.poisson(samples * np.diff(edges) / (edges[-1] - edges[0]))
-        seen = np.flatnonzero(counts)
-        ids = (seen * 2_654_435_761 + 12_345) % rows
-        tables.append(TableStatistics.from_counts(f"t{number}", rows, ids, counts[seen], num_samples=samples))
-    return AccessStatistics(tables=tuple(tables))
-
-
 def prepare(workload: Workload, directory: Path, *, samples: int) -> None:
     """Packs the model for each fraction of DRAM into ``directory``; the checkpoint is removed afterwards."""
     layers = workload.layers(np.random.default_rng(SEED))
@@ -81,7 +73,7 @@ def prepare(workload: Workload, directory: Path, *, samples: int) -> None:
         table_tensors=lambda number: {"band.0.rows": tables[number]},
         training={},
     )
-    counted = access_statistics(workload, samples, np.random.default_rng(SEED))
+    counted = workload.access_statistics(samples, np.random.default_rng(SEED))
     system = probe(directory, seconds=5.0)
     for fraction in FRACTIONS:
         plan = make_plan(
@@ -107,43 +99,9 @@ def _artifact_name(fraction: float) -> str:
 # arms: each is made in a process of its own and answers calls of `run(number, count)`
 
 
-def _fresh_batches(workload: Workload, number: int, count: int) -> list:
-    generator = np.random.default_rng([SEED, number])
-    return [workload.batch(generator, BATCH_SIZE, "zipf") for _ in range(count)]
-
-
-def _with_int8_layers(engine: Engine, workload: Workload) -> Engine:
-    calibration = workload.batch(np.random.default_rng(SEED + 1), 16_384, "zipf")
-    return engine.with_arithmetic(arithmetic_of(engine, "int8", calibrate(engine, [calibration])))
-
-
 def _engine_arm(engine: Engine, workload: Workload) -> Callable[..., Any]:
-    ways = engine.choose_roles(_fresh_batches(workload, 10**6, 32), rounds=3)
-
-    def run(what: str, number: int = 0, count: int = 0) -> Any:
-        if what == "stats":
-            stats = engine.stats()
-            names = (
-                "lookups",
-                "dram_rows",
-                "ssd_rows",
-                "pages_read",
-                "cache_hits",
-                "cache_misses",
-                "dram_bytes",
-            )
-            return {name: getattr(stats, name) for name in names} | {
-                "roles": {str(roles): round(1e3 * seconds, 2) for roles, seconds in ways.items()}
-            }
-        if what == "check":
-            return [engine.predict(batch) for batch in check_batches(workload)]
-        batches = _fresh_batches(workload, number, count)
-        begin = time.perf_counter()
-        for _ in engine.predict_stream(batches):
-            pass
-        return (time.perf_counter() - begin) / count
-
-    return run
+    engine = with_int8_layers(engine, workload, seed=SEED + 1)
+    return engine_arm(engine, workload, BATCH_SIZE, seed=SEED)
 
 
 def make_all_dram(workload: Workload) -> Callable[..., Any]:
@@ -151,19 +109,21 @@ def make_all_dram(workload: Workload) -> Callable[..., Any]:
     layers = workload.layers(np.random.default_rng(SEED))
     tables = list(RandomTables(workload.rows, workload.embedding_dim))
     engine = Engine.from_arrays(workload.model, dense_tensors(*layers), tables)
-    return _engine_arm(_with_int8_layers(engine, workload), workload)
+    return _engine_arm(engine, workload)
 
 
 def make_packed(workload: Workload, artifact: Path) -> Callable[..., Any]:
     """An artifact."""
-    return _engine_arm(_with_int8_layers(Engine.open(artifact), workload), workload)
+    return _engine_arm(Engine.open(artifact), workload)
 
 
 def _torch_arm(model: Any, workload: Workload) -> Callable[..., Any]:
     def run(what: str, number: int = 0, count: int = 0) -> Any:
         if what == "check":
             return [np.asarray(model.predict(model.inputs(batch))) for batch in check_batches(workload)]
-        inputs = [model.inputs(batch) for batch in _fresh_batches(workload, number, count)]
+        inputs = [
+            model.inputs(batch) for batch in fresh_batches(workload, BATCH_SIZE, number, count, seed=SEED)
+        ]
         begin = time.perf_counter()
         for one in inputs:
             model.predict(one)
@@ -286,7 +246,10 @@ def run(*, quick: bool) -> dict[str, object]:
             workers[name] = Worker(name, make, {"workload": workload, **arguments}, limit_bytes=bytes_limit)
             check_answers(name, workers[name].call("check"), answers)
             console.print(f"  {name}: ready")
-        times, stats = measure(workers, rounds=3 if quick else 7, seconds=0.5 if quick else 3.0)
+        ours = [name for name in workers if name.startswith("screc") or name == "all_dram"]
+        times, stats = time_in_turn(
+            workers, BATCH_SIZE, ours, rounds=3 if quick else 7, seconds=0.5 if quick else 3.0
+        )
         peaks = {name: worker.peak_bytes for name, worker in workers.items()}
     finally:
         for worker in workers.values():
@@ -300,38 +263,9 @@ def check_answers(name: str, got: Iterable[np.ndarray], answers: Iterable[np.nda
     the other jobs allow them."""
     allowed = 0.5 if name.startswith("screc") else 0.25 if name == "all_dram" else 2e-5
     for answer, right in zip(got, answers, strict=True):
-        error = float(np.sqrt(((np.asarray(answer, dtype=np.float64) - right) ** 2).mean()) / right.std())
+        error = relative_error(answer, right)
         if not error <= allowed:
             raise RuntimeError(f"{name}: predictions differ by {error:.2e}, allowed {allowed:.2e}")
-
-
-def measure(
-    workers: dict[str, Worker], *, rounds: int, seconds: float
-) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
-    """Seconds per batch of each arm by round; arms take turns, in every round on the same new batches.
-
-    Also what each of our arms counted over all its rounds.
-    """
-    counts = {
-        name: max(4, min(2000, round(seconds / worker.call("run", 10**5, 4))))
-        for name, worker in workers.items()
-    }
-    ours = [name for name in workers if name.startswith("screc") or name == "all_dram"]
-    before = {name: workers[name].call("stats") for name in ours}
-    times: dict[str, list[float]] = {name: [] for name in workers}
-    names = list(workers)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            times[name].append(workers[name].call("run", number, counts[name]))
-    stats = {}
-    for name in ours:
-        after = workers[name].call("stats")
-        samples = rounds * counts[name] * BATCH_SIZE
-        stats[name] = after | {
-            f"{field}_per_sample": (after[field] - before[name][field]) / samples
-            for field in ("ssd_rows", "pages_read", "cache_hits")
-        }
-    return times, stats
 
 
 def describe_plan(console: Console, name: str, artifact: Path) -> SystemSpec:

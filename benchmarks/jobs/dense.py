@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.interleave import measure
 from screc import _native
-from screc.serving.arithmetic import PRECISIONS, Precision, layer_precision
+from screc.storage.dense_precision import PRECISIONS, Precision, layer_precision
 
 LAYERS = {
     "bottom": (13, 512, 256, 64, 16),
@@ -56,7 +56,7 @@ def run(*, quick: bool) -> dict[str, object]:
     for wanted in PRECISIONS:
         for mlp, widths in LAYERS.items():
             shapes = list(pairwise(widths))
-            kinds = [layer_precision(wanted, np.empty((outputs, inputs))) for inputs, outputs in shapes]
+            kinds = [layer_precision(wanted, outputs, inputs) for inputs, outputs in shapes]
             for i, (inputs, outputs) in enumerate(shapes):
                 layer = make_layer(generator, inputs, outputs, kinds[i])
                 written: Precision = kinds[i + 1] if i + 1 < len(kinds) else "fp32"

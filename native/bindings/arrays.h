@@ -34,6 +34,10 @@ inline const char* dtype_text<int64_t>() {
   return "int64";
 }
 template <>
+inline const char* dtype_text<int32_t>() {
+  return "int32";
+}
+template <>
 inline const char* dtype_text<uint64_t>() {
   return "uint64";
 }

@@ -12,7 +12,9 @@ void bind_row_format(nb::module_& module);
 void bind_io(nb::module_& module);
 void bind_store(nb::module_& module);
 void bind_page_order(nb::module_& module);
+void bind_fit(nb::module_& module);
 void bind_engine(nb::module_& module);
 void bind_statistics(nb::module_& module);
+void bind_hot_sketch(nb::module_& module);
 
 }  // namespace screc::bindings

@@ -406,6 +406,69 @@ def order_by_co_access(starts: Annotated[NDArray, dict(device='cpu', writable=Fa
     most `iterations` rounds of exchanges per cut. The answer does not depend on the pool.
     """
 
+class RowProjection:
+    """
+    The rows of a band contracted with the last core of a tensor train.
+
+    core float32 [R, P, Q]; left_columns is the product of the columns of the cores before it.
+    """
+
+    def __init__(self, core: Annotated[NDArray, dict(device='cpu', writable=False)], left_columns: int, pool: ThreadPool, isa: str | None = None) -> None: ...
+
+    def add(self, rows: Annotated[NDArray, dict(device='cpu', writable=False)], prefixes: Annotated[NDArray, dict(device='cpu', writable=False)], weights: Annotated[NDArray, dict(device='cpu', writable=False)], z: Annotated[NDArray, dict(device='cpu')], e: Annotated[NDArray, dict(device='cpu')]) -> float:
+        """
+        For n prefixes of P slots: z [n, C, R] = sum over i, j of w row[i, (c, j)] core[b, i, j] and the
+        lower triangles of e [n, R, R] = sum over i, j of w core[a, i, j] core[b, i, j], by rows.
+
+        rows float32 [N, C * Q]; prefixes int64 [n], k being rows P k to P k + P - 1; weights float32 [n * P].
+        Returns the sum of w |row|^2. Rows of weight 0 are not read and may lie beyond N.
+        """
+
+class RowCorrelation:
+    """
+    The rows of a band contracted with all cores but the last: the last core's normal equations.
+
+    left float32 [M, C', R'] is the product of all cores before the last two, middle float32 [R', I, Q', R].
+    """
+
+    def __init__(self, left: Annotated[NDArray, dict(device='cpu', writable=False)], middle: Annotated[NDArray, dict(device='cpu', writable=False)], slices: int, columns: int, pool: ThreadPool, isa: str | None = None) -> None: ...
+
+    def add(self, rows: Annotated[NDArray, dict(device='cpu', writable=False)], prefixes: Annotated[NDArray, dict(device='cpu', writable=False)], weights: Annotated[NDArray, dict(device='cpu', writable=False)], first_left: int, first_middle: int, num_middles: int) -> None:
+        """
+        Adds prefixes (m, i): m from first_left on and, for each, num_middles of i from first_middle on.
+
+        rows, prefixes and weights are as RowProjection.add takes them.
+        """
+
+    def sums(self, right: Annotated[NDArray, dict(device='cpu')], normal: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Writes right float64 [slices, R, columns] = sum of w row L, L[(m, i)][(c', j')][b] being left times
+        middle, and the lower triangles of normal float64 [slices, R, R] = sum of w L L, by rows.
+        """
+
+class MiddleSolver:
+    """
+    Slices of a core by least squares, the cores after it being contracted away.
+
+    left float32 [M, C, R'] is the product of the cores before, which is read here and not kept; columns and
+    rank are Q and R of the core [R', I, Q, R].
+    """
+
+    def __init__(self, left: Annotated[NDArray, dict(device='cpu', writable=False)], columns: int, rank: int, pool: ThreadPool, isa: str | None = None) -> None: ...
+
+    def solve(self, e: Annotated[NDArray, dict(device='cpu', writable=False)], z: Annotated[NDArray, dict(device='cpu', writable=False)], slices: Annotated[NDArray, dict(device='cpu')], e_out: Annotated[NDArray, dict(device='cpu')], z_out: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Lowers, for each slice i, sum over m of <P e[m, i], P> - 2 <P, z[m, i]> with P = left[m] slices[i].
+
+        e holds the lower triangles of float32 [M, n, R, R], by rows; z float32 [M, n, C, Q, R], slices float32
+        [n, R', Q, R]. The same two for the cores before are added to e_out float64 [M, R', R'] and z_out
+        float64 [M, C, R'].
+        """
+
+    @staticmethod
+    def bytes(lefts: int, before: int, inner: int, columns: int, rank: int, pool: ThreadPool, isa: str | None = None) -> int:
+        """Bytes that a solver for left [lefts, before, inner] takes."""
+
 class Submitted:
     """A batch that an Engine works on; see Engine.submit."""
 
@@ -562,3 +625,51 @@ def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], 
 
     Returns int64 [tables, batch_size // window].
     """
+
+class HotSketch:
+    """
+    Finds the hot ids of a stream of scored ids and lends each a row (CAFE, section 3).
+    """
+
+    def __init__(self, num_buckets: int, num_rows: int, threshold: float) -> None: ...
+
+    def query(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], rows: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
+        """Writes the row lent to each id, or -1, into rows, int32 [n]."""
+
+    def insert(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], scores: Annotated[NDArray, dict(device='cpu', writable=False)], pool: ThreadPool | None = None) -> tuple:
+        """
+        Adds float32 scores to ids, in order. Returns ids and rows, int32, of those that were lent one.
+        """
+
+    def decay(self, factor: float) -> tuple:
+        """
+        Multiplies all scores. Returns ids and rows of those that fell below the threshold.
+        """
+
+    def retune(self) -> tuple:
+        """
+        Raises the threshold to the score of the last id that there is a row for, where more than 1.05 times as
+        many have reached it. Returns ids and rows of those that fell below it.
+        """
+
+    def state(self) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
+        """A copy of the buckets, uint8 [64 * num_buckets]."""
+
+    def restore(self, state: Annotated[NDArray, dict(device='cpu', writable=False)], threshold: float) -> None:
+        """Takes over what state() gave."""
+
+    @property
+    def threshold(self) -> float:
+        """Score from which on an id is lent a row."""
+
+    @property
+    def num_lent(self) -> int:
+        """Rows that are lent."""
+
+    @property
+    def num_buckets(self) -> int:
+        """Buckets of four ids, 64 bytes each."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the pool."""

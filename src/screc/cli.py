@@ -83,6 +83,13 @@ class Method(StrEnum):
     LRU = "lru"
 
 
+class Flow(StrEnum):
+    """Which threads look what up: each a part of the samples, or its core's tables."""
+
+    SYMMETRIC = "symmetric"
+    ASYMMETRIC = "asymmetric"
+
+
 class RowScale(StrEnum):
     """What has a scale of its own: each int8 or int4 row, or each band of them."""
 
@@ -176,7 +183,7 @@ def probe(
     directory: Annotated[Path, typer.Option(help="Directory on the SSD that will hold artifacts.")] = Path(
         "."
     ),
-    seconds: Annotated[float, typer.Option(help="Time to spend, about.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Time to spend, about.")] = 30.0,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -403,6 +410,9 @@ def plan(
     roles: Annotated[
         str, typer.Option(help="Threads that look up and that compute when serving, as 1+1, or mixed.")
     ] = "mixed",
+    data_flow: Annotated[
+        Flow, typer.Option(help="asymmetric: each core its own tables, where that is predicted to be faster.")
+    ] = Flow.SYMMETRIC,
     formats: Annotated[
         str, typer.Option(help="Formats that bands of rows may have: fp32, fp16, bf16, int8, int4.")
     ] = "fp32",
@@ -440,6 +450,7 @@ def plan(
         plot_plan,
         table_alternatives,
         table_summary,
+        with_mapping,
     )
     from screc.planning import probe as measure
     from screc.statistics import AccessStatistics
@@ -485,6 +496,8 @@ def plan(
                 host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
         with console.status("planning"):
             made = request.plan(host)
+            if data_flow == Flow.ASYMMETRIC:
+                made = with_mapping(made, counted)
         made.save(out)
     if plot:
         plot_plan(made, plot)
@@ -658,7 +671,7 @@ def bench(
 ) -> None:
     """Measure an artifact's speed on this host."""
     from screc.planning import planned_rate
-    from screc.serving import Engine, choose_roles, counters, measure
+    from screc.serving import Engine, choose_data_flow, choose_roles, counters, measure
     from screc.storage import Artifact
 
     console = _console(as_json)
@@ -684,6 +697,11 @@ def bench(
     roles = {str(way): rate for way, rate in choose_roles(engine, log, batch_size=max(sizes)).items()}
     for way, rate in roles.items():
         console.print(f"stream of B={max(sizes)}, roles {way}: {rate:,.0f} samples/s")
+    flows = {}
+    if engine.data_flow == "asymmetric":
+        flows = dict(choose_data_flow(engine, log, batch_size=max(sizes)))
+        for flow, rate in flows.items():
+            console.print(f"B={max(sizes)}, {flow} data flow: {rate:,.0f} samples/s")
     against = None
     if predicted:
         rate = measured[predicted.batch_size]
@@ -700,6 +718,7 @@ def bench(
             "threads": engine.num_threads,
             "results": results,
             "roles": roles,
+            "data_flows": flows,
             "store": store,
         },
     )

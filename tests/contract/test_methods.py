@@ -169,5 +169,16 @@ class TestAdaptEmb(MethodContract):
     ratios = (4, 2, 6)
 
 
+class TestCafe(MethodContract):
+    name = "cafe"
+    ratios = (10, 2, 100, 500)
+
+
+class TestCafeByFrequency(MethodContract):
+    name = "cafe"
+    ratios = (20,)
+    options = {"importance": "frequency"}  # noqa: RUF012
+
+
 def test_every_method_is_held_to_the_contract() -> None:
     assert {cls.name for cls in MethodContract.__subclasses__()} == set(METHODS)

@@ -14,6 +14,8 @@ import pytest
 
 from screc.data import open_log
 from screc.planning import BASELINES, Plan, reference_system
+from screc.serving import Engine
+from screc.storage import TableCores
 from screc.training import load_model, predict
 
 TRAIN = "synthetic:rows=40000,seed=3,scale=0.01"
@@ -90,6 +92,37 @@ def test_verify_and_bench_accept_the_artifact(walk: Path, screc: Callable[..., d
     report = screc("bench", walk / "packed", "--data", HELD_OUT, "--batch-sizes", "1,64", "--seconds", 0.1)
     assert [result["batch_size"] for result in report["results"]] == [1, 64]
     assert all(result["samples_per_s"] > 0 for result in report["results"])
+
+
+def test_a_mapping_goes_from_the_plan_to_the_engine(
+    walk: Path, screc: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    screc(
+        *(
+            "plan",
+            "--statistics",
+            walk / "statistics",
+            "--model",
+            walk / "full",
+            "--dram",
+            "100%",
+            "--no-ssd",
+        ),
+        *("--no-tt", "--system", walk / "system.json", "--data-flow", "asymmetric"),
+        *("--out", tmp_path / "plan.json"),
+    )
+    plan = Plan.load(tmp_path / "plan.json")
+    assert "data flow is" in plan.reasons[-1]
+    everyones = tuple(TableCores(table=layout.table, cores=(0,)) for layout in plan.layouts)
+    plan.model_copy(update={"mapping": everyones}).save(tmp_path / "plan.json")
+    screc("pack", walk / "full", "--plan", tmp_path / "plan.json", "--out", tmp_path / "packed")
+    engine = Engine.open(tmp_path / "packed")
+    assert engine.data_flow == "asymmetric"
+    assert Engine.open(tmp_path / "packed", threads=1).data_flow == "symmetric"
+    report = screc(
+        *("bench", tmp_path / "packed", "--data", HELD_OUT, "--batch-sizes", "64", "--seconds", 0.1),
+    )
+    assert set(report["data_flows"]) == {"symmetric", "asymmetric"}
 
 
 def test_pictures_are_drawn(walk: Path) -> None:

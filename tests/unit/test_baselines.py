@@ -300,7 +300,7 @@ def test_bytes_are_those_of_the_layouts(
     layout = table.layout(*columns[0].tolist())
     assert table.dram_bytes(*columns.T).tolist() == [layout.dram_bytes]
     assert table.ssd_bytes(columns[:, 1]).tolist() == [layout.ssd_bytes]
-    full = len(table.with_full_rank(columns)) == 1
+    full = len(table.possible(columns)) == 1
     trains = [band.tt for band in layout.bands if band.tt is not None]
     assert full == all(max(train.ranks) == rank for train in trains)
 

@@ -28,7 +28,18 @@ FLAGS = {
     },
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
-        *("tt", "ssd", "row_cache", "roles", "formats", "row_scale", "method", "time_limit", "plot"),
+        *(
+            "tt",
+            "ssd",
+            "row_cache",
+            "roles",
+            "data_flow",
+            "formats",
+            "row_scale",
+            "method",
+            "time_limit",
+            "plot",
+        ),
         *("read", "explain", "what_if", "compare", "as_json"),
     },
     "pack": {

@@ -12,11 +12,18 @@ from planning_samples import made_up_sensitivity, zipf_table
 from screc.planning import reference_system
 from screc.planning.caches import Hottest
 from screc.planning.costs import Placement, Rates, TableCosts, tt_sizes
+from screc.planning.system import BagRate
 from screc.statistics import AccessStatistics, TableStatistics
 from screc.storage.layout import PageGeometry, TableLayout, TtShape, index_kind
 from screc.storage.row_format import row_bytes
 
-SYSTEM = reference_system()
+BARE = reference_system()
+SYSTEM = BARE.model_copy(
+    update={
+        "bags": (BagRate(embedding_dim=16, ns=0.5), BagRate(embedding_dim=64, ns=4.0)),
+        "ssd": BARE.ssd.model_copy(update={"adjacent": 0.4}),
+    }
+)
 PLACEMENTS = (
     Placement("fp32", "dram"),
     Placement("fp16", "dram"),
@@ -92,7 +99,7 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
             assert costs.num_bytes[b] == layout.band_bytes(b)
             assert costs.index_bytes[b] == layout.index_bytes(b)
             assert costs.lookups[b] == pytest.approx(asked[inside].sum(), abs=1e-9)
-            expected = {"seconds": 0.0, "pages": 0.0, "traffic": 0.0}
+            expected = {"seconds": 0.0, "pages": 0.0, "reads": 0.0, "traffic": 0.0}
             if band.tt is not None:
                 ns = max(SYSTEM.tt_ns(band.tt), 1.01 * SYSTEM.row_ns("fp32", dim))
                 expected["seconds"] = 1e-9 * ns * asked[inside].sum()
@@ -105,6 +112,9 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
                 near = SYSTEM.row_ns(band.format, dim, band.scale, "llc")
                 expected["seconds"] = 1e-9 * (pages * SYSTEM.page_ns + further * near)
                 expected["pages"], expected["traffic"] = pages, 4096 * pages
+                read = pages / geometry.pages_per_row
+                beside = pages - read * (1 - read / groups)
+                expected["reads"] = pages - (1 - SYSTEM.ssd.adjacent) * beside
             else:
                 places = np.where(ranks < 3, 0, np.where(ranks < 17, 1, 2))
                 if band.memory == "llc":
@@ -115,6 +125,8 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
                 expected["seconds"] = 1e-9 * (asked * ns[places])[inside].sum()
                 lines = -(-layout.row_bytes(b) // 64) * 64
                 expected["traffic"] = lines * asked[inside & (places == 2)].sum()
+            if band.stop == rows:
+                expected["seconds"] += 1e-9 * 256 * SYSTEM.bag_ns(dim)
             size = layout.index_bytes(b)
             index = 0.0
             if size:
@@ -130,6 +142,7 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
             assert costs.index_seconds[b] == pytest.approx(index, rel=1e-6, abs=1e-15)
             assert costs.row_seconds[b] == pytest.approx(expected["seconds"], rel=1e-6, abs=1e-15)
             assert costs.pages[b] == pytest.approx(expected["pages"], rel=1e-6, abs=1e-9)
+            assert costs.reads[b] == pytest.approx(expected["reads"], rel=1e-6, abs=1e-9)
             assert costs.traffic[b] == pytest.approx(expected["traffic"], rel=1e-6, abs=1e-6)
             assert costs.loss[b] == pytest.approx(p[inside].sum() if band.tt else 0.0, abs=1e-9)
 

@@ -170,7 +170,7 @@ def test_the_fit_sees_the_bands_own_rows_only(packed):
         tables[2].__getitem__,
         700,
         layouts[2].bands[1].tt,
-        used=lambda slots: np.array([int(slot) not in hot for slot in slots]),
+        weights=lambda slots: np.array([int(slot) not in hot for slot in slots]),
     )
     assert report.fit_errors[1].error == pytest.approx(fit.error, rel=1e-6)
 

@@ -28,8 +28,8 @@ from screc.serving import (
     packed_precision,
     score,
 )
-from screc.serving.arithmetic import layer_precision
 from screc.storage import Artifact, DamagedFileError, pack, verify
+from screc.storage.dense_precision import layer_precision
 
 DENSE, DIM, TABLES = 13, 16, 5
 SIZES = {"bottom": (64, 48), "top": (56, 40)}
@@ -96,10 +96,10 @@ def test_predictions_are_near_the_models(precision, atol, interaction, num_dense
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_layers_that_gain_nothing_keep_their_precision(precision):
-    assert layer_precision(precision, np.empty((64, 48))) == precision
-    assert layer_precision(precision, np.empty((1, 256))) == "fp32"
+    assert layer_precision(precision, 64, 48) == precision
+    assert layer_precision(precision, 1, 256) == "fp32"
     tiles = _native.isa() == "amx" and precision != "fp32"
-    assert layer_precision(precision, np.empty((512, 13))) == ("bf16" if tiles else "fp32")
+    assert layer_precision(precision, 512, 13) == ("bf16" if tiles else "fp32")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

@@ -3,6 +3,7 @@
 from screc.embeddings.adapt import AdaptEmb
 from screc.embeddings.banded import BandedTable
 from screc.embeddings.budget import BudgetError
+from screc.embeddings.cafe import Cafe
 from screc.embeddings.clustered import Clustered
 from screc.embeddings.coded import MultiGranularCodes, ProductCodes
 from screc.embeddings.collection import EmbeddingCollection
@@ -33,6 +34,7 @@ __all__ = [
     "AdaptiveSteps",
     "BandedTable",
     "BudgetError",
+    "Cafe",
     "Clustered",
     "CompressedBag",
     "DeepHash",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError, largest_within
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 
 
 @register
@@ -51,26 +50,12 @@ class AdaptEmb(Method):
         self.weight = normal_rows(sum(rows), embedding_dim, init_std, generator)
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        frequent: float = 0.5,
-        **options: Any,
-    ) -> AdaptEmb:
+    def fit(cls, brief: Brief, *, frequent: float = 0.5) -> AdaptEmb:
         """See :meth:`Method.fit`; needs ``counts``. Option: ``frequent``, the part of the rows for them."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes frequent, got {', '.join(options)}")
-        if counts is None:
-            raise ValueError(f"counts: {cls.name} needs the look-ups of each id; profile the training log")
+        counts = brief.known_counts(cls.name)
         if not 0 <= frequent < 1:
             raise ValueError(f"frequent must be at least 0 and below 1, got {frequent}")
-        sizes, row = [spec.num_embeddings for spec in specs], 4 * embedding_dim
+        sizes, row = brief.sizes, brief.row_bytes
         finest = max(sizes)
 
         def kept(n: int, part: int) -> int:
@@ -80,14 +65,16 @@ class AdaptEmb(Method):
             return min(row * n, row * kept(n, part) + 4 * n)
 
         try:
-            part = largest_within(lambda part: sum(taken(n, part) for n in sizes), budget, 0, finest)
+            part = largest_within(lambda part: sum(taken(n, part) for n in sizes), brief.budget, 0, finest)
         except BudgetError as error:
-            raise BudgetError.below(cls.name, budget, error.smallest_bytes) from None
+            raise BudgetError.below(cls.name, brief.budget, error.smallest_bytes) from None
         slots = [
             None if taken(n, part) == row * n else _slots(array, kept(n, part), frequent)
             for n, array in zip(sizes, counts, strict=True)
         ]
-        return cls(specs, embedding_dim, slots, init_std=init_std, generator=generator)
+        return cls(
+            brief.specs, brief.embedding_dim, slots, init_std=brief.init_std, generator=brief.generator
+        )
 
     def rows(self, wanted: Wanted) -> Tensor:
         own = self.slots[wanted.ids + self._starts[wanted.tables]]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from screc.data.log import TableSpec
 from screc.embeddings.budget import largest_within
-from screc.embeddings.method import ByteCount, Footprint, Stage, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Stage, normal_rows, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 
 _ROUNDS = 15
@@ -108,41 +105,39 @@ class Clustered(PerTable):
     stages: ClassVar[tuple[Stage, ...]] = (Stage(name="train", share=0.7), Stage(name="share", share=0.3))
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> Clustered:
+    def fit(cls, brief: Brief) -> Clustered:
         """See :meth:`Method.fit`; there are no options."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes none, got {', '.join(options)}")
-        sizes = [spec.num_embeddings for spec in specs]
+        sizes = brief.sizes
 
         def clusters(n: int, most: int) -> int:
             return max(2, min(most, n // 2))
 
         def taken(n: int, most: int) -> int:
             k = clusters(n, most)
-            return min(4 * embedding_dim * n, 4 * embedding_dim * k + code_bytes(n, k))
+            return min(brief.row_bytes * n, brief.row_bytes * k + code_bytes(n, k))
 
         most = largest_within(
-            lambda most: sum(taken(n, most) for n in sizes), budget, 2, max(2, max(sizes)), method=cls.name
+            lambda most: sum(taken(n, most) for n in sizes),
+            brief.budget,
+            2,
+            max(2, max(sizes)),
+            method=cls.name,
         )
         tables: list[Rows] = []
         for n in sizes:
-            if taken(n, most) == 4 * embedding_dim * n:
-                tables.append(WholeRows(n, embedding_dim, init_std, generator))
+            if taken(n, most) == brief.row_bytes * n:
+                tables.append(WholeRows(n, brief.embedding_dim, brief.init_std, brief.generator))
             else:
                 tables.append(
-                    ClusteredRows(n, embedding_dim, clusters(n, most), init_std=init_std, generator=generator)
+                    ClusteredRows(
+                        n,
+                        brief.embedding_dim,
+                        clusters(n, most),
+                        init_std=brief.init_std,
+                        generator=brief.generator,
+                    )
                 )
-        return cls(specs, embedding_dim, tables)
+        return cls(brief.specs, brief.embedding_dim, tables)
 
     def begin(self, stage: Stage) -> None:
         if stage.name == "share":

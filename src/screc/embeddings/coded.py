@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
-from screc.embeddings.method import ByteCount, Footprint, Method, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, normal_rows, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 
 _CODEWORDS = 256
@@ -114,60 +111,47 @@ class ProductCodes(PerTable):
     hot_share: float | None = None
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> Method:
+    def fit(cls, brief: Brief) -> Method:
         """See :meth:`Method.fit`; there are no options."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes none, got {', '.join(options)}")
-        masks: list[Tensor | None] = [None] * len(specs)
+        masks: list[Tensor | None] = [None] * len(brief.specs)
         if cls.hot_share is not None:
-            if counts is None:
-                raise ValueError(
-                    f"counts: {cls.name} needs the look-ups of each id; profile the training log"
-                )
+            counts = brief.known_counts(cls.name)
             masks = [_hottest(array, cls.hot_share) for array in counts]
 
         def coded(spec: TableSpec, mask: Tensor | None, parts: int) -> int:
             n = spec.num_embeddings
-            words = 4 * _CODEWORDS * embedding_dim
+            words = 4 * _CODEWORDS * brief.embedding_dim
             if mask is None:
                 return words + n * parts
             hot = int(mask.sum())
             return words + hot * parts + -(-(n - hot) * parts * 6 // 8) + -(-n // 8)
 
         sizes: list[int] = []
-        for parts in (p for p in range(embedding_dim, 0, -1) if embedding_dim % p == 0):
-            sizes = [coded(spec, mask, parts) for spec, mask in zip(specs, masks, strict=True)]
-            whole = [4 * embedding_dim * spec.num_embeddings for spec in specs]
-            if sum(map(min, sizes, whole)) <= budget:
+        for parts in (p for p in range(brief.embedding_dim, 0, -1) if brief.embedding_dim % p == 0):
+            sizes = [coded(spec, mask, parts) for spec, mask in zip(brief.specs, masks, strict=True)]
+            whole = [brief.row_bytes * spec.num_embeddings for spec in brief.specs]
+            if sum(map(min, sizes, whole)) <= brief.budget:
                 break
         else:
-            raise BudgetError.below(cls.name, budget, sum(map(min, sizes, whole)))
+            raise BudgetError.below(cls.name, brief.budget, sum(map(min, sizes, whole)))
         tables: list[Rows] = []
-        for spec, mask, size, full in zip(specs, masks, sizes, whole, strict=True):
+        for spec, mask, size, full in zip(brief.specs, masks, sizes, whole, strict=True):
             if full <= size:
-                tables.append(WholeRows(spec.num_embeddings, embedding_dim, init_std, generator))
+                tables.append(
+                    WholeRows(spec.num_embeddings, brief.embedding_dim, brief.init_std, brief.generator)
+                )
             else:
                 tables.append(
                     CodedRows(
                         spec.num_embeddings,
-                        embedding_dim,
+                        brief.embedding_dim,
                         parts,
                         hot=mask,
-                        init_std=init_std,
-                        generator=generator,
+                        init_std=brief.init_std,
+                        generator=brief.generator,
                     )
                 )
-        return cls(specs, embedding_dim, tables)
+        return cls(brief.specs, brief.embedding_dim, tables)
 
     def extra_loss(self) -> Tensor | None:
         pulls = [table.attraction for table in self._coded() if table.attraction is not None]

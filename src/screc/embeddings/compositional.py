@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, register
 
 Composition = Literal["product", "sum"]
 
@@ -69,28 +69,25 @@ class QuotientRemainder(Method):
         self.quotient_rows, self.remainder_rows = nn.Parameter(first), nn.Parameter(second)
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> QuotientRemainder:
+    def fit(cls, brief: Brief, **options: Any) -> QuotientRemainder:
         """See :meth:`Method.fit`; the option is ``composition``."""
-        sizes = np.array([spec.num_embeddings for spec in specs])
-        total = budget // (4 * embedding_dim)
+        sizes = np.array(brief.sizes)
+        total = brief.budget // brief.row_bytes
         # Rows fall with c down to c = sqrt(n) and rise again beyond: the largest form has the smallest c.
         candidates = np.unique(np.geomspace(1, max(2, int(sizes.max())), 4096).round().astype(np.int64))
         rows = np.array([_total_rows(sizes, int(c)) for c in candidates])
         fitting = np.flatnonzero(rows <= total)
         if not fitting.size:
-            raise BudgetError.below(cls.name, budget, int(rows.min()) * 4 * embedding_dim)
+            raise BudgetError.below(cls.name, brief.budget, int(rows.min()) * brief.row_bytes)
         best = int(candidates[fitting[np.argmax(rows[fitting])]])
-        return cls(specs, embedding_dim, best, init_std=init_std, generator=generator, **options)
+        return cls(
+            brief.specs,
+            brief.embedding_dim,
+            best,
+            init_std=brief.init_std,
+            generator=brief.generator,
+            **options,
+        )
 
     def rows(self, wanted: Wanted) -> Tensor:
         composed = self._composed[wanted.tables]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from screc.data.log import TableSpec
 from screc.embeddings.budget import largest_within
 from screc.embeddings.hashing import mix
-from screc.embeddings.method import ByteCount, register
+from screc.embeddings.method import Brief, ByteCount, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 
 _HIDDEN = 5  # layers before the last (section 3.2)
@@ -74,39 +70,33 @@ class DeepHash(PerTable):
     name = "dhe"
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        num_hashes: int = 1024,
-        **options: Any,
-    ) -> DeepHash:
+    def fit(cls, brief: Brief, *, num_hashes: int = 1024) -> DeepHash:
         """See :meth:`Method.fit`; the option is ``num_hashes``, k in the paper."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes num_hashes, got {', '.join(options)}")
         if num_hashes < 1:
             raise ValueError(f"num_hashes must be at least 1, got {num_hashes}")
-        sizes = [spec.num_embeddings * embedding_dim for spec in specs]
+        sizes = [spec.num_embeddings * brief.embedding_dim for spec in brief.specs]
 
         def numbers(width: int) -> list[int]:
-            decoder = decoder_numbers(embedding_dim, num_hashes, width)
+            decoder = decoder_numbers(brief.embedding_dim, num_hashes, width)
             return [min(whole, decoder) for whole in sizes]
 
-        width = largest_within(lambda w: 4 * sum(numbers(w)), budget, 1, 1 << 14, method=cls.name)
+        width = largest_within(lambda w: 4 * sum(numbers(w)), brief.budget, 1, 1 << 14, method=cls.name)
         tables: list[Rows] = []
-        for spec, whole, taken in zip(specs, sizes, numbers(width), strict=True):
+        for spec, whole, taken in zip(brief.specs, sizes, numbers(width), strict=True):
             if taken == whole:
-                tables.append(WholeRows(spec.num_embeddings, embedding_dim, init_std, generator))
+                tables.append(
+                    WholeRows(spec.num_embeddings, brief.embedding_dim, brief.init_std, brief.generator)
+                )
                 continue
-            salt = int(torch.randint(1 << 31, (1,), generator=generator))
+            salt = brief.salt()
             tables.append(
                 DecodedRows(
-                    embedding_dim, num_hashes, width, salt=salt, init_std=init_std, generator=generator
+                    brief.embedding_dim,
+                    num_hashes,
+                    width,
+                    salt=salt,
+                    init_std=brief.init_std,
+                    generator=brief.generator,
                 )
             )
-        return cls(specs, embedding_dim, tables)
+        return cls(brief.specs, brief.embedding_dim, tables)

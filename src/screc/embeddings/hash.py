@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError, largest_within
 from screc.embeddings.hashing import buckets
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 
 
 @register
@@ -50,27 +48,21 @@ class HashRows(Method):
         self.weight = normal_rows(int(kept.sum()), embedding_dim, init_std, generator)
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> HashRows:
+    def fit(cls, brief: Brief, *, salt: int | None = None) -> HashRows:
         """See :meth:`Method.fit`; the option ``salt`` is drawn where it is not given."""
-        salt = options.pop("salt", None)
-        if options:
-            raise ValueError(f"options: {cls.name} takes salt, got {', '.join(options)}")
         if salt is None:
-            salt = int(torch.randint(1 << 31, (1,), generator=generator))
-        num_rows = cls.shared_out([s.num_embeddings for s in specs], budget // (4 * embedding_dim))
+            salt = brief.salt()
+        num_rows = cls.shared_out(brief.sizes, brief.budget // brief.row_bytes)
         if num_rows is None:
-            raise BudgetError.below(cls.name, budget, 4 * embedding_dim * len(specs))
-        return cls(specs, embedding_dim, num_rows, salt=salt, init_std=init_std, generator=generator)
+            raise BudgetError.below(cls.name, brief.budget, brief.row_bytes * len(brief.specs))
+        return cls(
+            brief.specs,
+            brief.embedding_dim,
+            num_rows,
+            salt=salt,
+            init_std=brief.init_std,
+            generator=brief.generator,
+        )
 
     @classmethod
     def shared_out(cls, sizes: Sequence[int], total: int) -> list[int] | None:

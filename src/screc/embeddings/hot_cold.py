@@ -13,7 +13,7 @@ from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError, largest_within
 from screc.embeddings.hash import HashRows
 from screc.embeddings.hashing import buckets
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 from screc.storage.layout import index_bytes
 
 Cold = Literal["shared", "per-table"]
@@ -59,58 +59,45 @@ class HotCold(Method):
         self.weight = normal_rows(len(hot) + int(cold.sum()), embedding_dim, init_std, generator)
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        hot_share: float = 0.7,
-        cold: Cold = "shared",
-        **options: Any,
-    ) -> HotCold:
+    def fit(cls, brief: Brief, *, hot_share: float = 0.7, cold: Cold = "shared", **options: Any) -> HotCold:
         """See :meth:`Method.fit`; needs ``counts``.
 
         Options: ``hot_share``, the part of the budget for hot rows and their index; ``cold``, ``"shared"`` or
         ``"per-table"``; ``salt``.
         """
-        if counts is None:
-            raise ValueError(f"counts: {cls.name} needs the look-ups of each id; profile the training log")
+        counts = brief.known_counts(cls.name)
         if not 0 <= hot_share < 1:
             raise ValueError(f"hot_share must be at least 0 and below 1, got {hot_share}")
         if cold not in ("shared", "per-table"):
             raise ValueError(f"cold must be 'shared' or 'per-table', got {cold!r}")
-        row = 4 * embedding_dim
-        parts = 1 if cold == "shared" else len(specs)
-        if budget < row * parts:
-            raise BudgetError.below(cls.name, budget, row * parts)
+        row = brief.row_bytes
+        parts = 1 if cold == "shared" else len(brief.specs)
+        if brief.budget < row * parts:
+            raise BudgetError.below(cls.name, brief.budget, row * parts)
         order = np.argsort(-np.concatenate(counts), kind="stable")
-        table_of = np.repeat(np.arange(len(specs)), [s.num_embeddings for s in specs])[order]
-        for_hot = min(int(budget * hot_share), budget - row * parts)
+        table_of = np.repeat(np.arange(len(brief.specs)), brief.sizes)[order]
+        for_hot = min(int(brief.budget * hot_share), brief.budget - row * parts)
 
         def taken(num_hot: int) -> int:
-            own = np.bincount(table_of[:num_hot], minlength=len(specs)).tolist()
-            return row * num_hot + _index_bytes(specs, own)
+            own = np.bincount(table_of[:num_hot], minlength=len(brief.specs)).tolist()
+            return row * num_hot + _index_bytes(brief.specs, own)
 
         num_hot = largest_within(taken, for_hot, 0, len(order))
-        left = (budget - taken(num_hot)) // row
+        left = (brief.budget - taken(num_hot)) // row
         if cold == "shared":
             cold_rows = [left]
         else:
-            shared_out = HashRows.shared_out([s.num_embeddings for s in specs], left)
+            shared_out = HashRows.shared_out(brief.sizes, left)
             assert shared_out is not None  # there is a row for each
             cold_rows = shared_out
-        options.setdefault("salt", int(torch.randint(1 << 31, (1,), generator=generator)))
+        options.setdefault("salt", brief.salt())
         return cls(
-            specs,
-            embedding_dim,
+            brief.specs,
+            brief.embedding_dim,
             np.sort(order[:num_hot]),
             cold_rows,
-            init_std=init_std,
-            generator=generator,
+            init_std=brief.init_std,
+            generator=brief.generator,
             **options,
         )
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, register
 from screc.embeddings.rounding import largest_code, round_by_chance
 
 _BITS = (16, 8)
@@ -70,22 +69,21 @@ class IntegerRows(Method):
         self._used: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> IntegerRows:
+    def fit(cls, brief: Brief, **options: Any) -> IntegerRows:
         """See :meth:`Method.fit`: 16 bits where they fit, else 8; the options are ``lr`` and ``limit``."""
         for bits in _BITS:
-            if cls._bytes(specs, embedding_dim, bits) <= budget:
-                return cls(specs, embedding_dim, bits, init_std=init_std, generator=generator, **options)
-        raise BudgetError.below(cls.name, budget, cls._bytes(specs, embedding_dim, _BITS[-1]))
+            if cls._bytes(brief.specs, brief.embedding_dim, bits) <= brief.budget:
+                return cls(
+                    brief.specs,
+                    brief.embedding_dim,
+                    bits,
+                    init_std=brief.init_std,
+                    generator=brief.generator,
+                    **options,
+                )
+        raise BudgetError.below(
+            cls.name, brief.budget, cls._bytes(brief.specs, brief.embedding_dim, _BITS[-1])
+        )
 
     @classmethod
     def _bytes(cls, specs: Sequence[TableSpec], embedding_dim: int, bits: int) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
 from screc.embeddings.hashing import buckets
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 
 
 @register
@@ -54,23 +53,20 @@ class MemRec(Method):
         self.weights = nn.Parameter(torch.empty(num_rows, 1).normal_(1.0, 0.1, generator=generator))
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> MemRec:
+    def fit(cls, brief: Brief, **options: Any) -> MemRec:
         """See :meth:`Method.fit`; the options are ``num_tokens`` and ``salt``."""
-        row = 4 * (embedding_dim + 1)
-        if budget < row:
-            raise BudgetError.below(cls.name, budget, row)
-        options.setdefault("salt", int(torch.randint(1 << 31, (1,), generator=generator)))
-        return cls(specs, embedding_dim, budget // row, init_std=init_std, generator=generator, **options)
+        row = 4 * (brief.embedding_dim + 1)
+        if brief.budget < row:
+            raise BudgetError.below(cls.name, brief.budget, row)
+        options.setdefault("salt", brief.salt())
+        return cls(
+            brief.specs,
+            brief.embedding_dim,
+            brief.budget // row,
+            init_std=brief.init_std,
+            generator=brief.generator,
+            **options,
+        )
 
     def rows(self, wanted: Wanted) -> Tensor:
         tokens, weights = self._parts(wanted)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from screc.data.log import TableSpec
 from screc.embeddings.budget import largest_within
-from screc.embeddings.method import ByteCount, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, normal_rows, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 
 _FINEST = 10**6
@@ -54,40 +49,34 @@ class MEmCom(PerTable):
     name = "memcom"
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        bias: bool = False,
-        **options: Any,
-    ) -> MEmCom:
+    def fit(cls, brief: Brief, *, bias: bool = False) -> MEmCom:
         """See :meth:`Method.fit`; the option is ``bias``, W in the formula."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes bias, got {', '.join(options)}")
         scalars = 2 if bias else 1
 
         def shared(rows: int, part: int) -> int:
             return max(1, rows * part // _FINEST)
 
         def numbers(rows: int, part: int) -> int:
-            return min(rows * embedding_dim, shared(rows, part) * embedding_dim + scalars * rows)
+            return min(rows * brief.embedding_dim, shared(rows, part) * brief.embedding_dim + scalars * rows)
 
-        sizes = [spec.num_embeddings for spec in specs]
+        sizes = brief.sizes
         part = largest_within(
-            lambda part: 4 * sum(numbers(n, part) for n in sizes), budget, 0, _FINEST, method=cls.name
+            lambda part: 4 * sum(numbers(n, part) for n in sizes), brief.budget, 0, _FINEST, method=cls.name
         )
         tables: list[Rows] = []
         for n in sizes:
-            if numbers(n, part) == n * embedding_dim:
-                tables.append(WholeRows(n, embedding_dim, init_std, generator))
+            if numbers(n, part) == n * brief.embedding_dim:
+                tables.append(WholeRows(n, brief.embedding_dim, brief.init_std, brief.generator))
             else:
                 m = shared(n, part)
                 tables.append(
-                    ScaledRows(n, embedding_dim, m, bias=bias, init_std=init_std, generator=generator)
+                    ScaledRows(
+                        n,
+                        brief.embedding_dim,
+                        m,
+                        bias=bias,
+                        init_std=brief.init_std,
+                        generator=brief.generator,
+                    )
                 )
-        return cls(specs, embedding_dim, tables)
+        return cls(brief.specs, brief.embedding_dim, tables)

@@ -90,6 +90,51 @@ class Wanted:
         return self.ids[self.bounds[table] : self.bounds[table + 1]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Brief:
+    """What is asked of a method.
+
+    Attributes:
+        specs: the tables.
+        embedding_dim: length of a row.
+        budget: bytes of the served form.
+        counts: look-ups of each id in training, int64 [num_embeddings] a table, for methods that need them.
+        init_std: standard deviation of the entries of every row at the start.
+        generator: source of all random numbers, on the CPU.
+    """
+
+    specs: tuple[TableSpec, ...]
+    embedding_dim: int
+    budget: int
+    counts: tuple[np.ndarray, ...] | None = None
+    init_std: float = 0.05
+    generator: torch.Generator
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each table."""
+        return [spec.num_embeddings for spec in self.specs]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in float32."""
+        return 4 * self.embedding_dim
+
+    def salt(self) -> int:
+        """A random salt for a hash."""
+        return int(torch.randint(1 << 31, (1,), generator=self.generator))
+
+    def known_counts(self, method: str) -> tuple[np.ndarray, ...]:
+        """The counts.
+
+        Raises:
+            ValueError: there are none; names the method that needs them.
+        """
+        if self.counts is None:
+            raise ValueError(f"counts: {method} needs the look-ups of each id; profile the training log")
+        return self.counts
+
+
 class Method(nn.Module, ABC):
     """T tables of one dimension, compressed together.
 
@@ -140,32 +185,16 @@ class Method(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> Method:
-        """The largest of this method whose served form takes at most ``budget`` bytes.
+    def fit(cls, brief: Brief, **options: Any) -> Method:
+        """The largest of this method whose served form keeps the budget.
 
         Args:
-            specs: the tables.
-            embedding_dim: length of a row.
-            budget: bytes.
-            counts: look-ups of each id in training, int64 [num_embeddings] a table, for methods that need
-                them.
-            init_std: standard deviation of the entries of every row at the start.
-            generator: source of the random numbers (on the CPU); torch's global one by default.
+            brief: tables, budget and seed.
             options: the method's own.
 
         Raises:
             BudgetError: it cannot be that small; names the smallest budget that works.
-            ValueError: an option, or ``counts`` where the method needs them.
+            TypeError, ValueError: an option, or counts that are missing where the method needs them.
         """
 
     @abstractmethod
@@ -352,7 +381,8 @@ def make_method(
 
     Args:
         name: one of ``METHODS``.
-        specs, embedding_dim, counts, init_std, options: as :meth:`Method.fit` takes them.
+        specs, embedding_dim, counts, init_std: see :class:`Brief`.
+        options: the method's own.
         budget: bytes of the served form.
         ratio: the same as a fraction of all rows in float32: 100 means a hundredth. Give one of the two.
         seed: of all random numbers.
@@ -372,10 +402,15 @@ def make_method(
         budget = int(full_bytes(specs, embedding_dim) / ratio)
     if counts is not None:
         _check_counts(specs, counts)
-    generator = torch.Generator().manual_seed(seed)
-    return METHODS[name].fit(
-        specs, embedding_dim, budget, counts=counts, init_std=init_std, generator=generator, **options
+    brief = Brief(
+        specs=tuple(specs),
+        embedding_dim=embedding_dim,
+        budget=budget,
+        counts=None if counts is None else tuple(counts),
+        init_std=init_std,
+        generator=torch.Generator().manual_seed(seed),
     )
+    return METHODS[name].fit(brief, **options)
 
 
 def _check_counts(specs: Sequence[TableSpec], counts: Sequence[np.ndarray]) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from screc.data.log import TableSpec
 from screc.embeddings.budget import largest_within
-from screc.embeddings.method import ByteCount, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, normal_rows, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 
 _STEPS = 4096  # of the exponent
@@ -57,36 +54,28 @@ class MixedDimension(PerTable):
     name = "mde"
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> MixedDimension:
+    def fit(cls, brief: Brief) -> MixedDimension:
         """See :meth:`Method.fit`; there are no options."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes none, got {', '.join(options)}")
-        sizes = [spec.num_embeddings for spec in specs]
+        sizes = brief.sizes
 
         def numbers(n: int, short: int) -> int:
-            return min(n * embedding_dim, (n + embedding_dim) * short)
+            return min(n * brief.embedding_dim, (n + brief.embedding_dim) * short)
 
         def dims(step: int) -> list[int]:
             # Exponents up to 2 give every table but the smallest one number per row.
-            return short_dims(sizes, embedding_dim, 2 * (1 - step / _STEPS))
+            return short_dims(sizes, brief.embedding_dim, 2 * (1 - step / _STEPS))
 
         step = largest_within(
-            lambda step: 4 * sum(map(numbers, sizes, dims(step))), budget, 0, _STEPS, method=cls.name
+            lambda step: 4 * sum(map(numbers, sizes, dims(step))), brief.budget, 0, _STEPS, method=cls.name
         )
         tables: list[Rows] = []
         for n, short in zip(sizes, dims(step), strict=True):
-            if numbers(n, short) == n * embedding_dim:
-                tables.append(WholeRows(n, embedding_dim, init_std, generator))
+            if numbers(n, short) == n * brief.embedding_dim:
+                tables.append(WholeRows(n, brief.embedding_dim, brief.init_std, brief.generator))
             else:
-                tables.append(ShortRows(n, embedding_dim, short, init_std=init_std, generator=generator))
-        return cls(specs, embedding_dim, tables)
+                tables.append(
+                    ShortRows(
+                        n, brief.embedding_dim, short, init_std=brief.init_std, generator=brief.generator
+                    )
+                )
+        return cls(brief.specs, brief.embedding_dim, tables)

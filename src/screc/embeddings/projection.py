@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
 from screc.embeddings.hash import HashRows
 from screc.embeddings.hashing import mix
-from screc.embeddings.method import ByteCount, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, normal_rows, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 
 _WORD = 63  # signs taken from one hashed word
@@ -58,31 +54,25 @@ class Projection(PerTable):
     name = "jl"
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> Projection:
+    def fit(cls, brief: Brief) -> Projection:
         """See :meth:`Method.fit`; there are no options."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes none, got {', '.join(options)}")
-        sizes = [spec.num_embeddings for spec in specs]
-        shared_out = HashRows.shared_out(sizes, budget // (4 * embedding_dim))
+        sizes = brief.sizes
+        shared_out = HashRows.shared_out(sizes, brief.budget // brief.row_bytes)
         if shared_out is None:
-            raise BudgetError.below(cls.name, budget, 4 * embedding_dim * len(specs))
+            raise BudgetError.below(cls.name, brief.budget, brief.row_bytes * len(brief.specs))
         tables: list[Rows] = []
         for n, kept in zip(sizes, shared_out, strict=True):
             if kept >= n:
-                tables.append(WholeRows(n, embedding_dim, init_std, generator))
+                tables.append(WholeRows(n, brief.embedding_dim, brief.init_std, brief.generator))
             else:
-                salt = int(torch.randint(1 << 31, (1,), generator=generator))
+                salt = brief.salt()
                 tables.append(
-                    ProjectedRows(embedding_dim, kept, salt=salt, init_std=init_std, generator=generator)
+                    ProjectedRows(
+                        brief.embedding_dim,
+                        kept,
+                        salt=salt,
+                        init_std=brief.init_std,
+                        generator=brief.generator,
+                    )
                 )
-        return cls(specs, embedding_dim, tables)
+        return cls(brief.specs, brief.embedding_dim, tables)

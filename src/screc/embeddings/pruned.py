@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 
 _STEPS_BETWEEN = 10
 
@@ -58,28 +57,27 @@ class SparseRows(Method):
         self.weight = normal_rows(sum(self.num_embeddings), embedding_dim, init_std, generator)
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> SparseRows:
+    def fit(cls, brief: Brief, **options: Any) -> SparseRows:
         """See :meth:`Method.fit`: as many numbers as fit with their places."""
-        rows = sum(spec.num_embeddings for spec in specs)
-        smallest = sum(sparse_bytes(rows, embedding_dim, 1))
-        if budget < smallest:
-            raise BudgetError.below(cls.name, budget, smallest)
-        kept = (budget - 4 * rows) // (4 + column_bytes(embedding_dim))
-        kept = max(kept, (budget - sparse_bytes(rows, embedding_dim, rows * embedding_dim)[1]) // 4)
-        while sum(sparse_bytes(rows, embedding_dim, kept)) > budget:  # where the two forms meet
+        rows = sum(spec.num_embeddings for spec in brief.specs)
+        smallest = sum(sparse_bytes(rows, brief.embedding_dim, 1))
+        if brief.budget < smallest:
+            raise BudgetError.below(cls.name, brief.budget, smallest)
+        kept = (brief.budget - 4 * rows) // (4 + column_bytes(brief.embedding_dim))
+        kept = max(
+            kept, (brief.budget - sparse_bytes(rows, brief.embedding_dim, rows * brief.embedding_dim)[1]) // 4
+        )
+        while sum(sparse_bytes(rows, brief.embedding_dim, kept)) > brief.budget:  # where the two forms meet
             kept -= 1
-        kept = min(kept, rows * embedding_dim)
-        return cls(specs, embedding_dim, kept, init_std=init_std, generator=generator, **options)
+        kept = min(kept, rows * brief.embedding_dim)
+        return cls(
+            brief.specs,
+            brief.embedding_dim,
+            kept,
+            init_std=brief.init_std,
+            generator=brief.generator,
+            **options,
+        )
 
     def rows(self, wanted: Wanted) -> Tensor:
         return self.gather(self.weight, wanted.ids + self._starts[wanted.tables])

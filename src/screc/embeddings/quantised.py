@@ -11,13 +11,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 from screc.embeddings.rounding import largest_code, round_through, scaled_gradient
 
 BITS = (16, 8, 4, 2)
@@ -58,22 +57,21 @@ class QuantisedRows(Method):
         self.weight = normal_rows(sum(self.num_embeddings), embedding_dim, init_std, generator)
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> QuantisedRows:
+    def fit(cls, brief: Brief, **options: Any) -> QuantisedRows:
         """See :meth:`Method.fit`: the most bits of 16, 8, 4 and 2 that fit."""
         for bits in BITS:
-            if packed_bytes(specs, embedding_dim, bits) <= budget:
-                return cls(specs, embedding_dim, bits, init_std=init_std, generator=generator, **options)
-        raise BudgetError.below(cls.name, budget, packed_bytes(specs, embedding_dim, BITS[-1]))
+            if packed_bytes(brief.specs, brief.embedding_dim, bits) <= brief.budget:
+                return cls(
+                    brief.specs,
+                    brief.embedding_dim,
+                    bits,
+                    init_std=brief.init_std,
+                    generator=brief.generator,
+                    **options,
+                )
+        raise BudgetError.below(
+            cls.name, brief.budget, packed_bytes(brief.specs, brief.embedding_dim, BITS[-1])
+        )
 
     @abstractmethod
     def quantise(self, rows: Tensor, tables: Tensor) -> Tensor:

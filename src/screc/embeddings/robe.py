@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
 from screc.embeddings.hashing import buckets, mix
-from screc.embeddings.method import ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
 
 
 @register
@@ -53,32 +52,21 @@ class Robe(Method):
         self.weight = normal_rows(num_blocks, block, init_std, generator)
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        block: int | None = None,
-        **options: Any,
-    ) -> Robe:
+    def fit(cls, brief: Brief, *, block: int | None = None, **options: Any) -> Robe:
         """See :meth:`Method.fit`; the options are ``block`` (half a row if not given) and ``salt``."""
         if block is None:
-            block = embedding_dim // 2 if embedding_dim % 2 == 0 else embedding_dim
-        _check_block(embedding_dim, block)
-        if budget < 4 * block:
-            raise BudgetError.below(cls.name, budget, 4 * block)
-        options.setdefault("salt", int(torch.randint(1 << 31, (1,), generator=generator)))
+            block = brief.embedding_dim // 2 if brief.embedding_dim % 2 == 0 else brief.embedding_dim
+        _check_block(brief.embedding_dim, block)
+        if brief.budget < 4 * block:
+            raise BudgetError.below(cls.name, brief.budget, 4 * block)
+        options.setdefault("salt", brief.salt())
         return cls(
-            specs,
-            embedding_dim,
-            budget // (4 * block),
+            brief.specs,
+            brief.embedding_dim,
+            brief.budget // (4 * block),
             block=block,
-            init_std=init_std,
-            generator=generator,
+            init_std=brief.init_std,
+            generator=brief.generator,
             **options,
         )
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from screc.data.log import TableSpec
 from screc.embeddings.budget import largest_within
-from screc.embeddings.method import ByteCount, register
+from screc.embeddings.method import Brief, ByteCount, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 from screc.storage.layout import TtShape
 
@@ -70,30 +66,20 @@ class TensorRing(PerTable):
     name = "tensor-ring"
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> TensorRing:
+    def fit(cls, brief: Brief) -> TensorRing:
         """See :meth:`Method.fit`; there are no options."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes none, got {', '.join(options)}")
-        sizes = [spec.num_embeddings for spec in specs]
+        sizes = brief.sizes
 
         def numbers(rank: int) -> list[int]:
-            return [min(n * embedding_dim, ring_numbers(n, embedding_dim, rank)) for n in sizes]
+            return [min(n * brief.embedding_dim, ring_numbers(n, brief.embedding_dim, rank)) for n in sizes]
 
-        rank = largest_within(lambda r: 4 * sum(numbers(r)), budget, 1, _MOST_RANK, method=cls.name)
+        rank = largest_within(lambda r: 4 * sum(numbers(r)), brief.budget, 1, _MOST_RANK, method=cls.name)
         tables: list[Rows] = []
         for n, taken in zip(sizes, numbers(rank), strict=True):
-            if taken == n * embedding_dim:
-                tables.append(WholeRows(n, embedding_dim, init_std, generator))
+            if taken == n * brief.embedding_dim:
+                tables.append(WholeRows(n, brief.embedding_dim, brief.init_std, brief.generator))
             else:
-                tables.append(RingRows(n, embedding_dim, rank, init_std=init_std, generator=generator))
-        return cls(specs, embedding_dim, tables)
+                tables.append(
+                    RingRows(n, brief.embedding_dim, rank, init_std=brief.init_std, generator=brief.generator)
+                )
+        return cls(brief.specs, brief.embedding_dim, tables)

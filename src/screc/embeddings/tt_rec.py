@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
-from screc.embeddings.method import ByteCount, register
+from screc.embeddings.method import Brief, ByteCount, register
 from screc.embeddings.per_table import PerTable, Rows, WholeRows
 from screc.embeddings.tensor_train import TensorTrain
 from screc.storage.layout import TtShape
@@ -47,49 +42,35 @@ class TtRec(PerTable):
     name = "tt-rec"
 
     @classmethod
-    def fit(
-        cls,
-        specs: Sequence[TableSpec],
-        embedding_dim: int,
-        budget: int,
-        *,
-        counts: Sequence[np.ndarray] | None = None,
-        init_std: float = 0.05,
-        generator: torch.Generator | None = None,
-        whole_below: int = 10_000,
-        num_cores: int = 3,
-        **options: Any,
-    ) -> TtRec:
+    def fit(cls, brief: Brief, *, whole_below: int = 10_000, num_cores: int = 3) -> TtRec:
         """See :meth:`Method.fit`; the options are ``whole_below`` and ``num_cores``."""
-        if options:
-            raise ValueError(f"options: {cls.name} takes whole_below and num_cores, got {', '.join(options)}")
         if whole_below < 0 or num_cores < 2:
             raise ValueError(
                 f"whole_below must be at least 0 and num_cores at least 2, got {whole_below} and {num_cores}"
             )
-        sizes = [spec.num_embeddings for spec in specs]
+        sizes = brief.sizes
 
         def shape(n: int, rank: int) -> TtShape:
-            return TtShape.balanced(n, embedding_dim, rank, num_cores)
+            return TtShape.balanced(n, brief.embedding_dim, rank, num_cores)
 
         def taken(limit: int, rank: int) -> list[int]:
             return [
-                4 * embedding_dim * n
+                brief.row_bytes * n
                 if n <= limit
-                else min(4 * embedding_dim * n, 4 * shape(n, rank).num_parameters)
+                else min(brief.row_bytes * n, 4 * shape(n, rank).num_parameters)
                 for n in sizes
             ]
 
         limit = whole_below
-        while sum(taken(limit, 1)) > budget:
+        while sum(taken(limit, 1)) > brief.budget:
             if limit == 0:
-                raise BudgetError.below(cls.name, budget, sum(taken(0, 1)))
+                raise BudgetError.below(cls.name, brief.budget, sum(taken(0, 1)))
             limit //= 2
-        rank = max(r for r in range(1, _MOST_RANK + 1) if sum(taken(limit, r)) <= budget)
+        rank = max(r for r in range(1, _MOST_RANK + 1) if sum(taken(limit, r)) <= brief.budget)
         tables: list[Rows] = []
         for n, size in zip(sizes, taken(limit, rank), strict=True):
-            if size == 4 * embedding_dim * n:
-                tables.append(WholeRows(n, embedding_dim, init_std, generator))
+            if size == brief.row_bytes * n:
+                tables.append(WholeRows(n, brief.embedding_dim, brief.init_std, brief.generator))
             else:
-                tables.append(TrainRows(n, shape(n, rank), init_std, generator))
-        return cls(specs, embedding_dim, tables)
+                tables.append(TrainRows(n, shape(n, rank), brief.init_std, brief.generator))
+        return cls(brief.specs, brief.embedding_dim, tables)

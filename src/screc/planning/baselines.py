@@ -140,15 +140,18 @@ class _Table:
 
     # Of layouts (hot, stop, tt_rank), int64 [n] each.
 
-    def with_full_rank(self, columns: np.ndarray) -> np.ndarray:
-        """Those whose tensor trains have rows enough for their TT rank; int64 [n, 3]."""
+    def possible(self, columns: np.ndarray) -> np.ndarray:
+        """Those whose tensor trains have rows enough for their TT rank and a known loss; int64 [n, 3]."""
         hot, stop, tt_rank = columns.T
         slots = np.where(stop == self.rows, self.rows, stop - hot)
-        full = np.ones(len(columns), dtype=bool)
+        kept = np.ones(len(columns), dtype=bool)
+        sensitivity = self.task.sensitivity
         for rank in np.unique(tt_rank[stop > hot]).tolist():
             own = tt_rank == rank
-            full[own] = tt_sizes(slots[own], self.dim, rank)[2] == rank
-        return columns[full]
+            kept[own] = tt_sizes(slots[own], self.dim, rank)[2] == rank
+            if sensitivity is not None and not sensitivity.table(self.statistics.name).knows("tt", rank):
+                kept[own] = False
+        return columns[kept]
 
     def dram_bytes(self, hot: np.ndarray, stop: np.ndarray, tt_rank: np.ndarray) -> np.ndarray:
         """As the layouts count them: rows, cores, indices and shared scales."""
@@ -340,7 +343,7 @@ def three_tier(task: Task) -> list[TableLayout]:
             for hot, stop in combinations_with_replacement(cuts.tolist(), 2)
             for rank in (task.tt_ranks if stop > hot else (0,))
         ]
-        columns.append(table.with_full_rank(np.array(tiers)))
+        columns.append(table.possible(np.array(tiers)))
     return _least_seconds(task, columns, tensor_trains=True)
 
 

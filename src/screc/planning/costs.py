@@ -40,7 +40,7 @@ _TT_OVER_DRAM = 1.01
 CachedRanks = Sequence[tuple[Where, int]]
 
 #: What bands use up, in the order of :attr:`BandCosts.usage`.
-RESOURCES = ("seconds", "pages", "traffic", "llc", "dram", "ssd", "loss")
+RESOURCES = ("seconds", "reads", "traffic", "llc", "dram", "ssd", "loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,11 @@ class BandCosts:
 
     Attributes:
         lookups: that end in the band.
-        row_seconds: device-seconds to fetch, decode or rebuild its rows.
+        row_seconds: device-seconds to fetch, decode or rebuild its rows; the last band's also those of the
+            bags.
         index_seconds: device-seconds to ask its index.
-        pages: 4 KiB reads.
+        pages: of 4 KiB that are read.
+        reads: of single pages that take the drive as long: pages side by side are read together.
         traffic: bytes that come from DRAM.
         num_bytes: of rows, cores or pages in the band's memory.
         index_bytes: of its index.
@@ -88,6 +90,7 @@ class BandCosts:
     row_seconds: np.ndarray
     index_seconds: np.ndarray
     pages: np.ndarray
+    reads: np.ndarray
     traffic: np.ndarray
     num_bytes: np.ndarray
     index_bytes: np.ndarray
@@ -227,18 +230,18 @@ class TableCosts:
         slots = np.where(last, rows, stop - start)
         share_start, share_stop = self.curve.share(start), self.curve.share(stop)
         lookups = self.lookups * (share_stop - share_start)
-        pages = np.zeros(len(start))
-        traffic = np.zeros(len(start))
+        pages, reads, traffic = (np.zeros(len(start)) for _ in range(3))
         if placement.tt_rank is not None:
             num_bytes, ns = self._tt(slots, placement.tt_rank, tt)
             row_seconds = 1e-9 * lookups * ns
         elif placement.memory == "ssd":
-            num_bytes, pages = self._pages(placement, start, stop, slots)
+            num_bytes, pages, reads = self._pages(placement, start, stop, slots)
             row_seconds = self._read_seconds(placement, lookups, pages)
             traffic = pages * PAGE_BYTES
         else:
             num_bytes = self._row_bytes(placement) * slots
             row_seconds, traffic = self._row_seconds(placement, start, stop)
+        row_seconds = row_seconds + np.where(last, self._bag_seconds, 0.0)
         indexed = np.where(last, 0, index_sizes(rows, stop - start))
         index_seconds, index_traffic = self._index_seconds(placement, start, stop, indexed)
         beside = indexed + (SHARED_SCALE_BYTES if placement.scale == "table" else 0)
@@ -251,12 +254,18 @@ class TableCosts:
             row_seconds=row_seconds,
             index_seconds=index_seconds,
             pages=pages,
+            reads=reads,
             traffic=traffic + index_traffic,
             num_bytes=num_bytes,
             index_bytes=indexed,
             loss=self._loss(placement, start, stop, share_stop - share_start),
             **{memory: zeros + size for memory, size in in_memory.items()},
         )
+
+    @cached_property
+    def _bag_seconds(self) -> float:
+        """Device-seconds of the table's bags besides the look-ups in them, in whatever bands these end."""
+        return 1e-9 * self.batch_size * self.rates.system.bag_ns(self.embedding_dim)
 
     def of_layout(self, layout: TableLayout) -> BandCosts:
         """Costs of each band of any layout of this table."""
@@ -269,11 +278,16 @@ class TableCosts:
     def with_reads(self, costs: BandCosts, layout: TableLayout, band: int, rows: float) -> BandCosts:
         """The costs of the layout's bands, if a batch reads only so many different rows of one on SSD."""
         placement, slots = Placement.of(layout.bands[band]), np.array([layout.slots(band)])
-        changed = {name: getattr(costs, name).copy() for name in ("pages", "row_seconds", "traffic")}
-        pages = self._reads(placement, slots, np.array([rows]))
-        changed["traffic"][band] += (pages[0] - changed["pages"][band]) * PAGE_BYTES
-        changed["pages"][band] = pages[0]
-        changed["row_seconds"][band] = self._read_seconds(placement, costs.lookups[[band]], pages)[0]
+        names = ("pages", "reads", "row_seconds", "traffic")
+        changed = {name: getattr(costs, name).copy() for name in names}
+        pages, reads = self._reads(placement, slots, np.array([rows]))
+        before, after = (
+            self._read_seconds(placement, costs.lookups[[band]], one)[0]
+            for one in (costs.pages[[band]], pages)
+        )
+        changed["traffic"][band] += (pages[0] - costs.pages[band]) * PAGE_BYTES
+        changed["row_seconds"][band] += after - before
+        changed["pages"][band], changed["reads"][band] = pages[0], reads[0]
         return replace(costs, **changed)
 
     def possible(self, placement: Placement, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -359,8 +373,8 @@ class TableCosts:
 
     def _pages(
         self, placement: Placement, start: np.ndarray, stop: np.ndarray, slots: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Bytes of the page files, and 4 KiB reads per batch, each page read once per batch.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bytes of the page files, pages read per batch, each once, and reads that take as long.
 
         The different rows that are asked for (exact by the access curve) are taken to lie scattered over all
         pages of the band, for rows on SSD are addressed by their own id.
@@ -370,13 +384,18 @@ class TableCosts:
             self.curve.distinct(self.lookups, stop) - self.curve.distinct(self.lookups, start), 0.0
         )
         groups = -(-slots // geometry.rows_per_page)
-        return groups * geometry.pages_per_row * PAGE_BYTES, self._reads(placement, slots, touched)
+        num_bytes = groups * geometry.pages_per_row * PAGE_BYTES
+        return num_bytes, *self._reads(placement, slots, touched)
 
-    def _reads(self, placement: Placement, slots: np.ndarray, touched: np.ndarray) -> np.ndarray:
-        """4 KiB reads that bring so many different rows of a band."""
+    def _reads(
+        self, placement: Placement, slots: np.ndarray, touched: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pages that bring so many different rows of a band, and reads of lone pages that take as long."""
         geometry = PageGeometry.of(self._row_bytes(placement))
         groups = -(-slots // geometry.rows_per_page)
-        return groups * -np.expm1(-touched / groups) * geometry.pages_per_row
+        read = groups * -np.expm1(-touched / groups)
+        reads = self.rates.system.lone_reads(read, groups, geometry.pages_per_row)
+        return read * geometry.pages_per_row, reads
 
     def _read_seconds(self, placement: Placement, lookups: np.ndarray, pages: np.ndarray) -> np.ndarray:
         """Device-seconds of look-ups on SSD: of each page, which brings one row, and of each further row."""

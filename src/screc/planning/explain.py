@@ -1,4 +1,4 @@
-"""Plans and system specs on the terminal: a whole plan, one table of it, two plans side by side."""
+"""Plans on the terminal: a whole plan, one table of it, two plans side by side."""
 
 from __future__ import annotations
 
@@ -10,43 +10,9 @@ from screc.planning.budget import format_bytes
 from screc.planning.compare import Comparison
 from screc.planning.places import band_name
 from screc.planning.plan import Plan
-from screc.planning.system import SystemSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def system_summary(system: SystemSpec, console: Console) -> None:
-    """Print the measured rates of a host, each with its spread."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    devices = system.devices
-    title = f"{system.machine}: {devices.count} {devices.kind}s, {system.isa}"
-    view = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("what", "at", "device-ns", "all devices", "spread"):
-        view.add_column(heading, justify="left" if heading == "what" else "right")
-
-    def add(what: str, at: str, ns: float, spread: float | None) -> None:
-        rate = f"{1e3 * devices.count / ns:,.1f} M/s"
-        view.add_row(what, at, f"{ns:,.1f}", rate, "" if spread is None else f"{spread:.0%}")
-
-    for row in system.rows:
-        if row.busy == devices.count:
-            add(f"look-up in {row.where}", f"{row.row_format} x {row.embedding_dim}", row.ns, row.spread)
-    for tt in system.tt:
-        add("TT rebuild", f"TT rank {tt.tt_rank}, dim {tt.embedding_dim}", tt.ns, tt.spread)
-    for dense in system.dense:
-        add(f"dense part, {dense.precision}", f"{dense.samples} samples each", dense.ns, dense.spread)
-    for look in system.strategies:
-        at = f"{look.rows} x {look.embedding_dim}, {look.pooling} to a bag"
-        add(f"small table, {look.strategy}", at, look.ns, None)
-    for read in system.ssd.reads if system.ssd else ():
-        rate = f"{read.pages_per_second:,.0f} pages/s"
-        view.add_row(
-            f"SSD, {system.ssd.backend}", f"depth {read.queue_depth}", "", rate, f"{read.spread:.0%}"
-        )
-    console.print(view)
 
 
 def plan_summary(plan: Plan, console: Console) -> None:

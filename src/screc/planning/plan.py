@@ -12,6 +12,7 @@ from screc.planning.machine import is_private
 from screc.planning.system import DensePrecision, SystemSpec
 from screc.storage.frozen import Frozen
 from screc.storage.layout import TableLayout
+from screc.storage.mapping import TableCores
 from screc.storage.row_format import RowFormat, ScaleOf
 from screc.storage.row_store import CachePolicy
 from screc.storage.strategy import STRATEGIES
@@ -260,6 +261,9 @@ class Plan(Document):
     layouts: tuple[TableLayout, ...]
     """One of each table, or of each of its row-shards."""
     assignment: Assignment
+    mapping: tuple[TableCores, ...] | None = None
+    """Whose each table is in the asymmetric data flow, in which the engine then looks up; None: in the
+    symmetric one."""
     predicted: Prediction
     budget: Budget
     options: PlanOptions

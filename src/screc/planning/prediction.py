@@ -30,7 +30,7 @@ from screc.statistics.access import AccessStatistics
 from screc.storage.layout import TableLayout
 from screc.storage.row_format import LARGEST_CODE, ROW_FORMATS, SCALE_OWNERS, row_bytes
 
-_SECONDS, _PAGES, _TRAFFIC = (RESOURCES.index(name) for name in ("seconds", "pages", "traffic"))
+_SECONDS, _READS, _TRAFFIC = (RESOURCES.index(name) for name in ("seconds", "reads", "traffic"))
 
 
 def predict(
@@ -80,7 +80,7 @@ def predict(
     lookup = max((device.lookup_seconds for device in devices), default=0.0)
     dense = max((device.dense_seconds for device in devices), default=0.0)
     fixed = 1e-9 * system.batch_ns
-    pages = float(usage[:, _PAGES].sum())
+    pages = sum(table.pages for table in tables)
     wait = float(-np.expm1(-pages)) * system.ssd_latency_seconds
     alone = overlapped(lookup, ssd, system.overlap.ssd)
     slowest = max((device.seconds for device in devices), default=0.0)
@@ -247,7 +247,7 @@ def _devices(
     def looker(device: int | None, first: int, same: int) -> DevicePrediction:
         lookup = share(usage[:, _SECONDS], device)
         own_dense = dense / count if mixed else 0.0
-        ssd, traffic = drive(_PAGES, "ssd", device), drive(_TRAFFIC, "dram", device)
+        ssd, traffic = drive(_READS, "ssd", device), drive(_TRAFFIC, "dram", device)
         held = {
             f"{memory}_bytes": sum(
                 getattr(layout, f"{memory}_bytes")

@@ -14,7 +14,7 @@ from screc.statistics.curve import AccessCurve
 from screc.storage.row_store import CachePolicy
 
 # What the store keeps beside each row (native/store/lru_cache.h, sketch_cache.h).
-_BESIDE_BYTES: dict[CachePolicy, int] = {"lru": 22, "sketch": 16}
+BESIDE_BYTES: dict[CachePolicy, int] = {"lru": 22, "sketch": 16}
 _BISECTIONS = 60
 _MOST_BATCHES = 1e18
 
@@ -58,7 +58,7 @@ def missed_rows(bands: Sequence[ColdBand], cache_bytes: int, policy: CachePolicy
     for row_bytes in {band.row_bytes for band in bands}:
         members = [number for number, band in enumerate(bands) if band.row_bytes == row_bytes]
         own = sum(bands[number].num_rows for number in members) * row_bytes
-        entries = own / total * cache_bytes / (row_bytes + _BESIDE_BYTES[policy])
+        entries = own / total * cache_bytes / (row_bytes + BESIDE_BYTES[policy])
         part = [bands[number] for number in members]
         found = _missed_by_lru(part, entries) if policy == "lru" else _missed_by_best_set(part, entries)
         for number, rows in zip(members, found, strict=True):

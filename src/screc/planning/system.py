@@ -64,8 +64,16 @@ class RowRate(Frozen):
     """Devices that did the same at once."""
 
 
+class BagRate(Frozen):
+    """Device-ns of a bag besides the look-ups in it."""
+
+    embedding_dim: PositiveInt
+    ns: NonNegativeFloat
+    spread: NonNegativeFloat = 0.0
+
+
 class IndexRate(Frozen):
-    """Device-ns to ask an index that stands in a memory whether it holds an id."""
+    """Device-ns to ask an index whether it holds an id, the index and the rows in the same place."""
 
     kind: IndexKind
     where: Where
@@ -110,6 +118,8 @@ class SsdSpec(Frozen):
 
     backend: str
     reads: tuple[ReadRate, ...] = Field(min_length=1)
+    adjacent: float = Field(default=1.0, ge=0, le=1)
+    """Drive's time of a page that is read together with the one before it, in lone pages."""
     page_ns: NonNegativeFloat = 0.0
     """Device-ns that a page costs besides the drive's time: to ask for it, to check it, to copy its row."""
 
@@ -150,6 +160,7 @@ class SystemSpec(Document):
     """Most that all devices together read from the shared DRAM, or each from its own."""
     rows: tuple[RowRate, ...] = Field(min_length=1)
     index: tuple[IndexRate, ...] = ()
+    bags: tuple[BagRate, ...] = ()
     tt: tuple[TtRate, ...] = Field(min_length=1)
     dense: tuple[DenseRate, ...] = Field(min_length=1)
     ssd: SsdSpec | None
@@ -170,7 +181,7 @@ class SystemSpec(Document):
                 raise ValueError(f"ssd.reads must be in ascending order, got {depths}")
         if not self._row_curve("fp32", "row", "dram"):
             raise ValueError("rows must hold rates of fp32 rows in dram, which others are compared with")
-        if not self._dense_curve("fp32"):
+        if not self._dense_rates("fp32"):
             raise ValueError("dense must hold rates of fp32, which others are compared with")
         return self
 
@@ -216,13 +227,21 @@ class SystemSpec(Document):
     def index_ns(self, kind: IndexKind, where: Where = "dram") -> float:
         """Device-ns to ask an index of this kind that stands in ``where`` about one id.
 
-        Without a measurement: that of a look-up of 16 columns there.
+        Where that was not measured, what a cache line takes longer from there than from the farthest place
+        that was. No index measured: a cache line.
         """
-        for place in _PLACES[_PLACES.index(where) :]:
-            for rate in self.index:
-                if (rate.kind, rate.where) == (kind, place):
-                    return rate.ns
-        return self.row_ns("fp32", 16, "row", where)
+        line_ns = {place: self.row_ns("fp32", 16, "row", place) for place in _PLACES}
+        known = {rate.where: rate.ns for rate in self.index if rate.kind == kind}
+        if not known:
+            return line_ns[where]
+        nearest = where if where in known else max(known, key=_PLACES.index)
+        return known[nearest] + max(0.0, line_ns[where] - line_ns[nearest])
+
+    def bag_ns(self, embedding_dim: int) -> float:
+        """Device-ns of a bag besides the look-ups in it, interpolated as :meth:`row_ns`; 0 where none was
+        measured."""
+        points = sorted((rate.embedding_dim, rate.ns) for rate in self.bags)
+        return _over_dims(embedding_dim, points) if points else 0.0
 
     def tt_ns(self, shape: TtShape) -> float:
         """Device-ns to rebuild one row of this shape.
@@ -243,12 +262,16 @@ class SystemSpec(Document):
     def dense_ns(self, batch_size: int, flops: int, precision: DensePrecision = "fp32") -> float:
         """Device-ns of the dense part of a batch: MLPs and interaction, of ``flops`` operations a sample.
 
-        At the measured rate of as many samples for each device, in proportion to the flops; a precision that
-        was not measured counts as fp32.
+        At the rate of the measured model of nearest flops with as many samples for each device, in proportion
+        to the flops; a precision that was not measured counts as fp32. Models of as many flops differ by
+        their shape, bf16 and int8 by up to threefold: see :func:`screc.planning.probe_dense`.
         """
-        curve = self._dense_curve(precision) or self._dense_curve("fp32")
+        rates = self._dense_rates(precision) or self._dense_rates("fp32")
+        wanted = math.log(max(1, flops))
+        nearest = min(rates, key=lambda rate: abs(math.log(rate.flops) - wanted)).flops
+        curve = [(math.log(rate.samples), rate.ns / rate.flops) for rate in rates if rate.flops == nearest]
         samples = max(1.0, batch_size / self.devices.count)
-        per_flop = np.interp(math.log(samples), *np.transpose(curve))
+        per_flop = np.interp(math.log(samples), *np.transpose(sorted(curve)))
         return batch_size * flops * float(per_flop)
 
     def pages_per_second(self, queue_depth: int) -> float:
@@ -257,6 +280,21 @@ class SystemSpec(Document):
             return 0.0
         depths = np.log([rate.queue_depth for rate in self.ssd.reads])
         return float(np.interp(math.log(queue_depth), depths, [r.pages_per_second for r in self.ssd.reads]))
+
+    def lone_reads(self, groups: np.ndarray, num_groups: np.ndarray, pages_per_group: int = 1) -> np.ndarray:
+        """Random reads of single pages that take the drive as long as pages scattered over a file.
+
+        Of different pages some lie side by side, more of them the denser they are, and such neighbours are
+        read together.
+
+        Args:
+            groups: that are read, each of ``pages_per_group`` pages side by side.
+            num_groups: of the file.
+            pages_per_group: 1, or more for rows longer than a page.
+        """
+        adjacent = self.ssd.adjacent if self.ssd is not None else 1.0
+        lone = groups * (1.0 - np.minimum(1.0, groups / np.maximum(num_groups, 1)))
+        return lone + adjacent * (groups * pages_per_group - lone)
 
     @property
     def page_ns(self) -> float:
@@ -268,17 +306,16 @@ class SystemSpec(Document):
         """Time of one read at the lowest measured queue depth; 0 without an SSD."""
         return self.ssd.reads[0].latency_seconds if self.ssd is not None else 0.0
 
-    def best_strategy(self, rows: int, dim: int, pooling: float = 1.0) -> str:
-        """The look-up strategy for an fp32 table in DRAM of ``rows`` rows of ``dim`` columns.
+    def strategy_ns(self, rows: int, dim: int, pooling: float = 1.0) -> dict[str, float]:
+        """Device-ns of a look-up by each strategy that an fp32 table in DRAM of ``rows`` rows of ``dim``
+        columns can have.
 
-        That of the measured table nearest in dimension and pooling, and of those the smallest with as many
-        rows, so that what was possible there is possible here. Larger tables than any measured are gathered.
+        Of the measured table nearest in dimension and pooling, and of those the smallest with as many rows,
+        so that what was possible there is possible here. Empty for larger tables than any measured.
         """
-        if 4 * rows * dim > MAX_TIMED_BYTES:
-            return "gather"
         as_large = [rate for rate in self.strategies if rate.rows >= rows]
-        if not as_large:
-            return "gather"
+        if not as_large or 4 * rows * dim > MAX_TIMED_BYTES:
+            return {}
 
         def distance(rate: StrategyRate) -> tuple[float, float, int]:
             return (
@@ -288,7 +325,12 @@ class SystemSpec(Document):
             )
 
         nearest = distance(min(as_large, key=distance))
-        return fastest_strategy({rate.strategy: rate.ns for rate in as_large if distance(rate) == nearest})
+        return {rate.strategy: rate.ns for rate in as_large if distance(rate) == nearest}
+
+    def best_strategy(self, rows: int, dim: int, pooling: float = 1.0) -> str:
+        """The fastest of :meth:`strategy_ns`; large tables are gathered."""
+        nanoseconds = self.strategy_ns(rows, dim, pooling)
+        return fastest_strategy(nanoseconds) if nanoseconds else "gather"
 
     # ------------------------------------------------------------------------------------------------
 
@@ -300,13 +342,8 @@ class SystemSpec(Document):
                 curves.setdefault(rate.busy, []).append((rate.embedding_dim, rate.ns))
         return {busy: sorted(curves[busy]) for busy in sorted(curves)}
 
-    def _dense_curve(self, precision: str) -> list[tuple[float, float]]:
-        """(log samples, ns per flop) in ascending order."""
-        return sorted(
-            (math.log(rate.samples), rate.ns / rate.flops)
-            for rate in self.dense
-            if rate.precision == precision
-        )
+    def _dense_rates(self, precision: str) -> list[DenseRate]:
+        return [rate for rate in self.dense if rate.precision == precision]
 
 
 def _over_dims(dim: int, points: list[tuple[int, float]]) -> float:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from screc import _native
+from screc.storage.dense_precision import Precision, check_precision
 from screc.storage.frozen import Frozen
-
-Precision = Literal["fp32", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-# Below this int8 gains nothing: what a layer costs is then writing its outputs. Tiles write them in less time
-# from bf16, too.
-_LEAST_INPUTS = 32
-# So few outputs (the logit) are dot products of float32, which cost little and decide the prediction.
-_MOST_DOTS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,28 +30,6 @@ class Arithmetic:
             check_precision(f"layer {layer}", precision)
             if precision == "int8" and layer not in self.ranges:
                 raise ValueError(f"layer {layer} is int8 and has no range of inputs; calibrate the model")
-
-
-def check_precision(where: str, precision: str) -> None:
-    """Raise ``ValueError`` naming ``where`` unless ``precision`` is one."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{where}: precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
-
-
-def layer_precision(wanted: Precision, weight: np.ndarray) -> Precision:
-    """The precision of a layer in a model of the wanted one; layers that would gain nothing on this host stay
-    float32.
-
-    Args:
-        wanted: the model's precision.
-        weight: the layer's weight [outputs, inputs].
-    """
-    outputs, inputs = weight.shape
-    if wanted == "fp32" or outputs <= _MOST_DOTS:
-        return "fp32"
-    if inputs < _LEAST_INPUTS:
-        return "bf16" if _native.isa() == "amx" else "fp32"
-    return wanted
 
 
 class Accuracy(Frozen):

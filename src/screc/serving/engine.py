@@ -13,10 +13,11 @@ import numpy as np
 from screc import _native
 from screc.data.batch import Batch
 from screc.data.log import TableSpec
-from screc.serving.arithmetic import Arithmetic, Precision, check_precision, stored_arithmetic
+from screc.serving.arithmetic import Arithmetic, stored_arithmetic
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.storage import Artifact, RowStore
 from screc.storage.artifact import load_artifact
+from screc.storage.dense_precision import Precision, check_precision
 from screc.storage.mapping import DataFlow, TableCores, set_mapping
 from screc.storage.row_format import RowFormat, row_bytes
 from screc.storage.row_store import CachePolicy
@@ -107,7 +108,7 @@ class Engine:
         Args:
             path: the artifact's directory.
             threads: threads that share each call, the caller included; 0 means one per available core, parted
-                into roles as the artifact's plan says.
+                into roles, and given tables, as the artifact's plan says.
             io: how SSD bands are read, "auto" or a back end that ``screc.storage.RowStore.open`` accepts.
             queue_depth: reads in flight at once.
             cache_bytes: DRAM for a cache of rows that stand on SSD; None takes what the artifact's plan keeps
@@ -144,6 +145,9 @@ class Engine:
             roles = _planned_roles(plan)
             if roles is not None and threads == 0:
                 engine.roles = roles
+            mapping = _planned_mapping(plan, engine.num_threads)
+            if mapping and threads == 0:
+                engine.set_mapping(mapping)
             return engine
 
         return load_artifact(path, load)
@@ -389,6 +393,11 @@ class Engine:
         """What each dense layer multiplies in."""
         return {layer: self._arithmetic.layers.get(layer, "fp32") for layer in self.layers}
 
+    @property
+    def store(self) -> _native.RowStore:
+        """The rows that it looks up, for gathering them beside predictions."""
+        return self._store
+
     def stats(self) -> _native.StoreStats:
         """What the row store has done since it was opened: look-ups, where they were served, bytes read."""
         return self._store.stats()
@@ -412,6 +421,12 @@ def _planned_roles(plan: Mapping[str, Any]) -> Roles | None:
     assignment = plan.get("assignment", {})
     roles = Roles(assignment.get("memory", 0), assignment.get("compute", 0))
     return roles if roles.memory else None
+
+
+def _planned_mapping(plan: Mapping[str, Any], cores: int) -> list[TableCores]:
+    """Whose each table is by the plan; nothing where that is for more cores than there are."""
+    mapping = [TableCores.model_validate(entry) for entry in plan.get("mapping") or ()]
+    return mapping if all(core < cores for entry in mapping for core in entry.cores) else []
 
 
 def _collected(submitted: _native.Submitted, batch: Batch, out: np.ndarray) -> tuple[Batch, np.ndarray]:

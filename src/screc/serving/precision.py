@@ -13,10 +13,11 @@ from typing import Literal
 from screc import storage
 from screc.data import Batch, ClickLog
 from screc.data.log import Progress, check_log
-from screc.serving.arithmetic import PRECISIONS, Accuracy, Precision, PrecisionReport, check_precision
+from screc.serving.arithmetic import Accuracy, PrecisionReport
 from screc.serving.calibration import arithmetic_of, calibrate
 from screc.serving.engine import Engine
 from screc.statistics.metrics import StreamingMetrics
+from screc.storage.dense_precision import PRECISIONS, Precision, check_precision
 
 # Samples that the ranges of int8 layers are taken from.
 _CALIBRATION_SAMPLES = 16_384

@@ -87,7 +87,7 @@ def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], 
         lambda slots: source.rows(band, slots),
         source.layout.slots(band),
         shape,
-        used=lambda slots: source.used(band, slots),
+        weights=lambda slots: source.used(band, slots),
         progress=progress,
     )
 

@@ -1,94 +1,122 @@
-"""TT-SVD of a band of rows in bounded memory.
+"""Fitting a tensor train to a band of rows, weighted by what each row counts, in bounded memory.
 
-The truncated tensor-train decomposition of Oseledets (SIAM J. Sci. Comput. 33, 2011, algorithm 1) for the
-tensor whose mode k pairs row digit i_k with column digit j_k (TT-Rec, arXiv 2101.11714, section 3). The rows
-are only ever seen in chunks: the first cut, whose matrix is the whole band, comes from its Gram matrix (or,
-where that would be large, from a subspace iteration over passes through the rows); what is left
-after projection is smaller by p_0 q_0 / r_1 and is cut in memory.
+The tensor has mode k pair row digit i_k with column digit j_k (TT-Rec, arXiv 2101.11714, section 3); the fit
+minimises sum_i w_i |row_i - tt(i)|^2. A randomised TT-SVD of a sample of the band (Halko, Martinsson, Tropp,
+SIAM Review 53, 2011, section 4.5: a few rounds of subspace iteration at a larger rank, which are unweighted
+sweeps of :mod:`~screc.storage.tt_sweep`, then truncation) gives the start; weighted sweeps over the sample,
+which is an eighth of the band, come near the answer; sweeps over the band finish it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from screc import _native
+
 from .layout import TtShape
+from .tt_band import RowSource, TtBand, TtSample, WeightSource
+from .tt_sweep import Energy, Sweeper, contracted_floats, truncated
 
-# Rows of a float64 Gram matrix that is still cheap to hold and to diagonalise (128 MiB, tens of seconds).
-_MAX_GRAM_ROWS = 4096
-_CHUNK_BYTES = 32 << 20
-
-RowSource = Callable[[np.ndarray], np.ndarray]
+# Of the band's prefixes, those a sample holds; and the rows below which the band is its own sample.
+_SAMPLE_SHARE, _SAMPLE_ROWS = 8, 1 << 17
+_OVERSAMPLING = 8  # TT ranks beyond those wanted, at the start
+_START_SWEEPS, _SAMPLE_SWEEPS = 2, 2
+# Of rows between two reports of progress, and of those asked for at once at most.
+_CHUNK_BYTES, _COPIED_BYTES = 256 << 20, 16 << 20
+# Below this error what rounding leaves of the sums is no longer it; the rows are rebuilt and compared.
+_SMALL_ERROR = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
 class TtFit:
-    """Cores float32 [r_k, p_k, q_k, r_{k+1}] and the relative Frobenius error of the rows they rebuild."""
+    """A fitted tensor train.
+
+    Attributes:
+        cores: float32 [r_k, p_k, q_k, r_{k+1}].
+        error: relative error of the rows they rebuild, sqrt(sum w |row - rebuilt|^2 / sum w |row|^2).
+        history: the error after each sweep over the whole band, never rising but by rounding.
+    """
 
     cores: tuple[np.ndarray, ...]
     error: float
+    history: tuple[float, ...]
 
 
 def fit_tt(
-    rows: RowSource,
+    rows: RowSource | np.ndarray,
     num_rows: int,
     shape: TtShape,
     *,
-    used: Callable[[np.ndarray], np.ndarray] | None = None,
-    max_gram_rows: int = _MAX_GRAM_ROWS,
-    chunk_bytes: int = _CHUNK_BYTES,
+    weights: WeightSource | np.ndarray | None = None,
+    memory_bytes: int = 1 << 30,
+    max_sweeps: int = 6,
+    tolerance: float = 0.01,
+    seed: int = 0,
+    pool: _native.ThreadPool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TtFit:
     """Fits tensor-train cores of the given shape to rows.
 
-    Peak memory is a few ``chunk_bytes``, the Gram matrix, and the projected band of
-    ``4 * r_1 * num_rows * dim / (p_0 * q_0)`` bytes.
+    The answer depends on the rows, the weights and the seed; not on the threads, and on ``memory_bytes`` only
+    by rounding and, where it is short, by a smaller sample at the start.
 
     Args:
-        rows: gives the rows of slots int64 [n] as float32 [n, dim]; called with slots below ``num_rows``,
-            several times each.
-        num_rows: slots of the band; slots that ``shape`` addresses beyond them count as zero rows in the fit
-            and not at all in the error.
+        rows: float32 [num_rows, dim], or a function that gives the rows of slots int64 [n] as float32 [n,
+            dim]; it is called with ascending slots below ``num_rows`` whose weight is not 0, many times.
+        num_rows: slots of the band; slots that ``shape`` addresses beyond them do not count.
         shape: the cores' shape.
-        used: tells of slots int64 [n] which (bool [n]) hold a row; the others count as zero rows in the fit
-            and not at all in the error. All do when None.
-        max_gram_rows: largest first-cut matrix (p_0 q_0 rows) that goes through its Gram matrix.
-        chunk_bytes: size of the pieces in which rows are asked for.
-        progress: called with slots done and slots to do, over all passes.
+        weights: what each row counts, such as its look-ups: numbers [num_rows], or a function that gives them
+            for slots int64 [n]. Rows of weight 0 do not count. 1 for every row when None.
+        memory_bytes: what the fit may hold, beside ``rows`` and ``weights`` where these are arrays. Rows from
+            a function are kept for the next pass as far as this goes.
+        max_sweeps: sweeps over the whole band, of two passes each.
+        tolerance: a sweep that lowers the error by a smaller share is the last one.
+        seed: of the start.
+        pool: threads; one per core when None.
+        progress: called with rows passed and rows to pass at most.
 
     Raises:
-        ValueError: ``shape`` addresses fewer than ``num_rows`` rows, or the rows have another dimension.
+        ValueError: ``shape`` addresses fewer than ``num_rows`` rows, the rows have another dimension, a row
+            is not finite, a weight is negative or not finite, all weights are 0, or ``memory_bytes`` is not
+            enough; the message says how many are.
+        TypeError: rows that are not float32.
     """
-    if shape.num_rows < num_rows:
-        raise ValueError(f"shape: row_factors address {shape.num_rows} rows, the band has {num_rows}")
-    source = _Unfolding(rows, num_rows, shape, used, chunk_bytes, progress)
-    first = shape.row_factors[0] * shape.col_factors[0]
-    gram = first <= max_gram_rows
-    iterations = 8
-    source.expect_passes(3 if gram else 3 + iterations)
-    if gram:
-        basis = _gram_basis(source, shape.ranks[1])
-    else:
-        basis = _iterated_basis(source, shape.ranks[1], iterations)
-    basis = _padded(basis, shape.ranks[1])
-    cores = [basis.astype(np.float32)]
-    rest = np.empty((shape.ranks[1], source.num_columns), np.float32)
-    for columns, chunk in source.chunks():
-        rest[:, columns] = basis.T @ chunk
-    for core in range(1, shape.num_cores - 1):
-        rest = rest.reshape(shape.ranks[core] * shape.row_factors[core] * shape.col_factors[core], -1)
-        basis = _padded(_leading_basis(rest, shape.ranks[core + 1]), shape.ranks[core + 1])
-        cores.append(basis.astype(np.float32))
-        rest = _project(basis, rest)
-    cores.append(rest)
-    shaped = tuple(np.ascontiguousarray(c.reshape(shape.core_shape(k))) for k, c in enumerate(cores))
-    return TtFit(shaped, _error(source, shaped))
+    if max_sweeps < 1:
+        raise ValueError(f"max_sweeps: must be at least 1, got {max_sweeps}")
+    pool = _native.ThreadPool(0) if pool is None else pool
+    budget = _Budget(num_rows, shape, memory_bytes, pool, copies=not isinstance(rows, np.ndarray))
+    band = TtBand(
+        rows, weights, num_rows, shape, chunk_bytes=budget.chunk_bytes, kept_bytes=budget.kept_bytes
+    )
+    memory = _native.empty(4 * budget.contracted_floats).view(np.float32)
+    ticks = _Progress(progress, num_rows, budget.sample_middles / band.middles, max_sweeps)
+    cores = _start(_sample(band, budget.sample_middles), pool, memory, seed, ticks.passed)
+    if budget.sample_middles < band.middles:
+        # The middles that were not sampled are solved for first of all.
+        rank, _, columns, after = cores[-2].shape
+        cores[-2] = np.zeros((rank, band.middles, columns, after))
+    sweeper = Sweeper(band, pool, memory, ticks.passed)
+    history: list[float] = []
+    while True:
+        cores, energy = sweeper.sweep(cores)
+        history.append(energy.error)
+        done = len(history) == max_sweeps or energy.error == 0
+        if done or (len(history) > 1 and history[-1] > (1 - tolerance) * history[-2]):
+            break
+    fitted = tuple(np.ascontiguousarray(core, np.float32) for core in cores)
+    error = energy.error
+    if error < _SMALL_ERROR:
+        error = _rebuilt_error(band, fitted, pool).error
+    ticks.finish()
+    return TtFit(fitted, error, tuple(history))
 
 
-def rebuild_rows(cores: tuple[np.ndarray, ...] | list[np.ndarray], start: int, stop: int) -> np.ndarray:
+def rebuild_rows(cores: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
     """The rows of slots [start, stop), float32 [stop - start, dim].
 
     Consecutive slots share all but the last core, so that most of the work is one matrix product.
@@ -115,161 +143,128 @@ def rebuild_rows(cores: tuple[np.ndarray, ...] | list[np.ndarray], start: int, s
     return rows.reshape(-1, width * columns)[start - offset : stop - offset]
 
 
-class _Unfolding:
-    """The band as the first cut's matrix [p_0 q_0, (slots / p_0) (dim / q_0)], in pieces of its columns.
+def _sample(band: TtBand, count: int) -> TtSample:
+    """Some middles of a band: of each of ``count`` runs of them the one whose rows weigh most."""
+    weights = band.middle_weights()
+    if not weights.any():
+        raise ValueError("weights: all are 0; give at least one row a weight")
+    cuts = np.arange(count + 1) * band.middles // count
+    runs = itertools.pairwise(cuts.tolist())
+    return band.sample(np.array([start + int(np.argmax(weights[start:stop])) for start, stop in runs]))
 
-    Columns run in the order (i_1, ..., j_1, ...) within a piece; over the whole they are put where TT-SVD's
-    next unfolding expects them, (i_1, j_1, i_2, j_2, ...).
+
+def _start(
+    sample: TtSample,
+    pool: _native.ThreadPool,
+    memory: np.ndarray,
+    seed: int,
+    progress: Callable[[int], None],
+) -> list[np.ndarray]:
+    """Cores that fit a sample: a randomised TT-SVD, then weighted sweeps."""
+    shape = sample.shape
+    ranks = [1]
+    for cut in range(1, shape.num_cores):
+        left = math.prod(shape.row_factors[:cut]) * math.prod(shape.col_factors[:cut])
+        right = math.prod(shape.row_factors[cut:]) * math.prod(shape.col_factors[cut:])
+        ranks.append(max(shape.ranks[cut], min(shape.ranks[cut] + _OVERSAMPLING, left, right)))
+    ranks.append(1)
+    generator = np.random.default_rng(seed)
+    cores = [
+        generator.standard_normal((ranks[k], shape.row_factors[k], shape.col_factors[k], ranks[k + 1]))
+        for k in range(shape.num_cores)
+    ]
+    cores[-2][...] = 0  # solved for first
+    sweeper = Sweeper(sample.unweighted(), pool, memory, progress)
+    for _ in range(_START_SWEEPS):
+        cores, _ = sweeper.sweep(cores)
+    cores = truncated(cores, shape.ranks)
+    sweeper = Sweeper(sample, pool, memory, progress)
+    for _ in range(_SAMPLE_SWEEPS):
+        cores, _ = sweeper.sweep(cores)
+    return cores
+
+
+class _Budget:
+    """How a fit spends its memory.
+
+    Attributes:
+        chunk_bytes: of rows asked for at once.
+        contracted_floats: of the rows contracted with the last core.
+        sample_middles: middles of the sample.
+        kept_bytes: for rows that come from a function.
     """
 
     def __init__(
-        self,
-        rows: RowSource,
-        num_rows: int,
-        shape: TtShape,
-        used: Callable[[np.ndarray], np.ndarray] | None,
-        chunk_bytes: int,
-        progress: Callable[[int, int], None] | None,
+        self, num_rows: int, shape: TtShape, memory_bytes: int, pool: _native.ThreadPool, *, copies: bool
     ) -> None:
-        self.rows, self.num_rows, self.shape, self.used = rows, num_rows, shape, used
-        self.chunk_bytes, self.progress = chunk_bytes, progress
-        self.minor = math.prod(shape.row_factors[1:])  # slots that share a first digit
-        self.right = shape.embedding_dim // shape.col_factors[0]
-        self.num_columns = self.minor * self.right
-        self._done = self._to_do = 0
-
-    def expect_passes(self, passes: int) -> None:
-        """Says how many times the rows will be read, for the progress reports."""
-        self._to_do = passes * self.num_rows
-
-    def fetch(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows float32 [n, dim] of slots, zero where there is none, and whether there is one."""
-        there = slots < self.num_rows
-        if self.used is not None:
-            there[there] = self.used(slots[there])
-        dim = self.shape.embedding_dim
-        found = self.rows(slots[there]) if there.any() else np.empty((0, dim), np.float32)
-        if found.shape != (int(there.sum()), dim):
-            raise ValueError(f"rows: expected [{int(there.sum())}, {dim}], got {list(found.shape)}")
-        if self.progress is not None:
-            self._done += int((slots < self.num_rows).sum())
-            self.progress(min(self._done, self._to_do), self._to_do)
-        if there.all():
-            return found, there
-        rows = np.zeros((len(slots), self.shape.embedding_dim), np.float32)
-        rows[there] = found
-        return rows, there
-
-    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pieces of the matrix, float64 [p_0 q_0, columns], each with the columns' places."""
-        shape = self.shape
-        head, head_columns = shape.row_factors[0], shape.col_factors[0]
-        step = max(1, self.chunk_bytes // (8 * head * shape.embedding_dim))
-        for start in range(0, self.minor, step):
-            minor = np.arange(start, min(start + step, self.minor))
-            slots = (np.arange(head)[:, None] * self.minor + minor).reshape(-1)
-            rows, _ = self.fetch(slots)
-            piece = rows.reshape(head, len(minor), head_columns, self.right).transpose(0, 2, 1, 3)
-            yield self._places(minor), piece.reshape(head * head_columns, -1).astype(np.float64)
-
-    def _places(self, minor: np.ndarray) -> np.ndarray:
-        """Where the columns of slots (i_1, i_2, ..) and dims (j_1, j_2, ..) stand in (i_1, j_1, i_2, ..)."""
-        rows, columns = self.shape.row_factors[1:], self.shape.col_factors[1:]
-        weight = math.prod(rows) * math.prod(columns)
-        row_radix, column_radix = math.prod(rows), math.prod(columns)
-        right = np.arange(self.right)
-        places = np.zeros((len(minor), self.right), np.int64)
-        for p, q in zip(rows, columns, strict=True):
-            row_radix, column_radix = row_radix // p, column_radix // q
-            weight //= p
-            places += (minor // row_radix % p * weight)[:, None]
-            weight //= q
-            places += right // column_radix % q * weight
-        return places.reshape(-1)
+        lefts, (middles, slices) = math.prod(shape.row_factors[:-2]), shape.row_factors[-2:]
+        before, (own, columns) = math.prod(shape.col_factors[:-2]), shape.col_factors[-2:]
+        ranks = [rank + _OVERSAMPLING for rank in shape.ranks[1:-1]]
+        inner, rank = (1, ranks[0]) if len(ranks) == 1 else ranks[-2:]
+        square, width, dim = rank * rank, before * own * rank, shape.embedding_dim
+        parameters = sum(
+            p * q * a * b
+            for p, q, a, b in zip(shape.row_factors, shape.col_factors, [1, *ranks], [*ranks, 1], strict=True)
+        )
+        prefix_bytes = 4 * dim * slices * copies  # three chunks of rows are held while they are copied
+        fixed = (
+            48 * parameters  # the cores in float64, several times over while they change gauge
+            + _native.MiddleSolver.bytes(lefts, before, inner, own, rank, pool)
+            + slices * (40 * square + 64 * rank + 24 * columns * rank)  # the last core's equations
+            + 1024 * (width + square + slices)  # a piece of RowCorrelation
+            + lefts * inner * (24 * inner + 24 * before)  # what the middle core leaves to those before it
+            + 3 * prefix_bytes
+        )
+        block_bytes = 4 * contracted_floats(shape, rank)
+        sample_bytes = 4 * lefts * slices * (dim * copies + 2)
+        room = memory_bytes - fixed
+        if room < block_bytes + sample_bytes:
+            raise ValueError(
+                f"memory_bytes: fitting this band takes at least {fixed + block_bytes + sample_bytes}, got "
+                f"{memory_bytes}"
+            )
+        self.chunk_bytes = _CHUNK_BYTES
+        if copies:
+            self.chunk_bytes = max(
+                prefix_bytes, min(_COPIED_BYTES, (room - block_bytes - sample_bytes) // 16)
+            )
+            room -= 3 * (self.chunk_bytes - prefix_bytes)
+        block = max(1, min(middles, room // 4 // block_bytes))
+        self.contracted_floats = block * block_bytes // 4
+        wanted = -(-middles // _SAMPLE_SHARE)
+        wanted = max(wanted, min(middles, -(-middles * _SAMPLE_ROWS // max(num_rows, 1))))
+        self.sample_middles = max(1, min(wanted, (room - block * block_bytes) // sample_bytes))
+        self.kept_bytes = room - block * block_bytes
 
 
-def _gram_basis(source: _Unfolding, rank: int) -> np.ndarray:
-    """Leading left singular vectors of the band, float64 [p_0 q_0, rank], from its Gram matrix."""
-    size = source.shape.row_factors[0] * source.shape.col_factors[0]
-    gram = np.zeros((size, size))
-    for _, chunk in source.chunks():
-        gram += chunk @ chunk.T
-    return _top_eigenvectors(gram, rank)
+class _Progress:
+    """Rows passed of those that a fit passes at most."""
+
+    def __init__(
+        self, report: Callable[[int, int], None] | None, num_rows: int, sampled: float, max_sweeps: int
+    ) -> None:
+        self.report, self.done = report, 0
+        start = 2 * (_START_SWEEPS + _SAMPLE_SWEEPS) * sampled
+        self.to_do = math.ceil(num_rows * (start + 2 * max_sweeps))
+
+    def passed(self, slots: int) -> None:
+        self.done += slots
+        if self.report is not None:
+            self.report(min(self.done, self.to_do), self.to_do)
+
+    def finish(self) -> None:
+        if self.report is not None:
+            self.report(self.to_do, self.to_do)
 
 
-def _iterated_basis(source: _Unfolding, rank: int, iterations: int) -> np.ndarray:
-    """The same by block subspace iteration with Rayleigh-Ritz (Halko et al., SIAM Review 53, 2011, section
-    4.5); each iteration is one pass over the rows."""
-    size = source.shape.row_factors[0] * source.shape.col_factors[0]
-    width = min(size, 2 * rank + 8)
-    block = np.linalg.qr(np.random.default_rng(0).standard_normal((size, width)))[0]
-    for _ in range(iterations):
-        image = np.zeros_like(block)
-        for _, chunk in source.chunks():
-            image += chunk @ (chunk.T @ block)
-        block = np.linalg.qr(image)[0]
-    small = np.zeros((width, width))
-    for _, chunk in source.chunks():
-        coefficients = block.T @ chunk
-        small += coefficients @ coefficients.T
-    return block @ _top_eigenvectors(small, rank)
-
-
-def _leading_basis(matrix: np.ndarray, rank: int) -> np.ndarray:
-    """Leading left singular vectors of a float32 matrix in memory, float64 [rows, rank].
-
-    The Gram matrix of the shorter side is taken in float64. From the right side the basis is that of A V,
-    made orthonormal by QR, which also holds where singular values vanish.
-    """
-    rows, columns = matrix.shape
-    if rows <= columns:
-        gram = np.zeros((rows, rows))
-        step = max(1, _CHUNK_BYTES // (8 * rows))
-        for start in range(0, columns, step):
-            piece = matrix[:, start : start + step].astype(np.float64)
-            gram += piece @ piece.T
-        return _top_eigenvectors(gram, rank)
-    gram = np.zeros((columns, columns))
-    step = max(1, _CHUNK_BYTES // (8 * columns))
-    for start in range(0, rows, step):
-        piece = matrix[start : start + step].astype(np.float64)
-        gram += piece.T @ piece
-    right = _top_eigenvectors(gram, rank)
-    image = np.concatenate(
-        [matrix[start : start + step].astype(np.float64) @ right for start in range(0, rows, step)]
-    )
-    return np.linalg.qr(image)[0]
-
-
-def _project(basis: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """basis^T matrix as float32, summed in float64 piece by piece."""
-    result = np.empty((basis.shape[1], matrix.shape[1]), np.float32)
-    step = max(1, _CHUNK_BYTES // (8 * matrix.shape[0]))
-    for start in range(0, matrix.shape[1], step):
-        result[:, start : start + step] = basis.T @ matrix[:, start : start + step].astype(np.float64)
-    return result
-
-
-def _top_eigenvectors(gram: np.ndarray, rank: int) -> np.ndarray:
-    _, vectors = np.linalg.eigh(gram)  # ascending
-    return np.ascontiguousarray(vectors[:, ::-1][:, :rank])
-
-
-def _padded(basis: np.ndarray, rank: int) -> np.ndarray:
-    """Zero columns for a TT rank above the rank that an unfolding can have."""
-    return np.pad(basis, ((0, 0), (0, rank - basis.shape[1])))
-
-
-def _error(source: _Unfolding, cores: tuple[np.ndarray, ...]) -> float:
-    """Relative Frobenius error over the slots that hold a row; 0 for a band of zeros rebuilt as zeros."""
-    wrong = total = 0.0
-    step = max(1, source.chunk_bytes // (16 * source.shape.embedding_dim))
-    for start in range(0, source.num_rows, step):
-        stop = min(start + step, source.num_rows)
-        rows, there = source.fetch(np.arange(start, stop))
-        rebuilt = rebuild_rows(cores, start, stop)
+def _rebuilt_error(band: TtBand, cores: Sequence[np.ndarray], pool: _native.ThreadPool) -> Energy:
+    total = wrong = 0.0
+    for chunk in band.chunks(0, band.middles):
+        rows, used = band.rows(chunk)
+        rebuilt = np.empty_like(rows)
+        _native.tt_rows(list(cores), band.slots(chunk)[used], rebuilt, pool)
         rebuilt -= rows
-        rebuilt[~there] = 0
-        wrong += float(np.einsum("ij,ij->", rebuilt, rebuilt, dtype=np.float64))
-        total += float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
-    return math.sqrt(wrong / total) if total > 0 else math.sqrt(wrong)
+        weights = chunk.weights[used].astype(np.float64)
+        wrong += float(weights @ np.einsum("ij,ij->i", rebuilt, rebuilt, dtype=np.float64))
+        total += float(weights @ np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return Energy(total, wrong)

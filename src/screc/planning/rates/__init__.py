@@ -1,0 +1,1 @@
+"""How each kind of rate of this host is measured."""
