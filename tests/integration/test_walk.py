@@ -90,7 +90,12 @@ def test_every_instruction_set_predicts_the_same(
 def test_verify_and_bench_accept_the_artifact(walk: Path, screc: Callable[..., dict[str, Any]]) -> None:
     assert screc("verify", walk / "packed")["pages"] > 0
     report = screc("bench", walk / "packed", "--data", HELD_OUT, "--batch-sizes", "1,64", "--seconds", 0.1)
-    assert [result["batch_size"] for result in report["results"]] == [1, 64]
+    # The plan's own batch size is measured too, for what it had predicted.
+    assert [result["batch_size"] for result in report["results"]] == [1, 64, 1024]
+    predicted = report["predicted"]
+    assert predicted["batch_size"] == 1024
+    assert predicted["samples_per_s"] > 0
+    assert predicted["measured_samples_per_s"] == report["results"][-1]["samples_per_s"]
     assert all(result["samples_per_s"] > 0 for result in report["results"])
 
 
@@ -161,9 +166,9 @@ def test_a_plan_of_the_literature_has_no_options_of_the_program(walk: Path, tmp_
     command = [sys.executable, "-m", "screc.cli", "plan", "--statistics", str(walk / "statistics")]
     command += ["--dram", "20%", "--system", str(walk / "system.json"), "--method", "recshard"]
     for option, value, words in (
-        ("--row-cache", "1MB", "--row-cache is not for --method recshard"),
-        ("--roles", "1+1", "--roles is not for --method recshard"),
-        ("--formats", "fp32,int8", "row_format must be one of fp32, fp16, bf16, int8, int4, got 'fp32,int8'"),
+        ("--row-cache", "1MB", "row-cache: is not for method 'recshard'"),
+        ("--roles", "1+1", "roles: is not for method 'recshard'"),
+        ("--formats", "fp32,int8", "formats: method 'recshard' takes one, got fp32, int8"),
     ):
         result = subprocess.run(
             [*command, option, value], capture_output=True, text=True, check=False, cwd=tmp_path
