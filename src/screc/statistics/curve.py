@@ -85,6 +85,10 @@ class AccessCurve:
         """Share of the look-ups that ask for one of the first ``ranks`` rows; float64, shape of ``ranks``."""
         return np.interp(ranks, self.boundaries, self._cumulative)
 
+    def probability(self, ranks: np.ndarray) -> np.ndarray:
+        """Probability that a look-up asks for the row of each rank (below the rows); float64, their shape."""
+        return self.probabilities[np.searchsorted(self.boundaries, ranks, side="right") - 1]
+
     def distinct(self, lookups: float, ranks: np.ndarray | int) -> np.ndarray:
         """Expected number of different rows among the first ``ranks`` rows that ``lookups`` look-ups ask for.
 
