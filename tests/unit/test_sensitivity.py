@@ -212,7 +212,8 @@ def test_an_interrupted_measurement_goes_on(checkpoint, log, statistics, found, 
     assert resumed[0] > 1
     assert not keep.exists()
 
-    # What was kept of other samples is not taken.
+    # What was kept of other samples is not taken, nor what cannot be read.
+    keep.write_text("half a docu")
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(*arguments, config, keep=keep, progress=stop_in_the_second_table)
     fewer: list[int] = []

@@ -178,7 +178,10 @@ class _Measurement:
         """The tables that an interrupted measurement of the same things has done."""
         if self.keep is None or not self.keep.is_file():
             return ()
-        kept = Sensitivity.load(self.keep)
+        try:
+            kept = Sensitivity.load(self.keep)
+        except ValueError:  # of another release
+            return ()
         now = self._document(kept.tables)
         if kept.model_copy(update={"created": now.created}) != now:
             return ()
