@@ -33,6 +33,9 @@ class Ranks:
     def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
         return self.order[start:stop]
 
+    def shares_in_ranks(self, start: int, stop: int) -> np.ndarray:
+        return np.full(stop - start, 1 / self.num_embeddings)
+
 
 @dataclass(frozen=True)
 class Statistics:

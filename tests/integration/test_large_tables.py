@@ -239,6 +239,9 @@ def test_a_sparse_table_beyond_32_bits_of_rows_and_40_of_bytes(tmp_path: Path) -
         def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
             return hot[start:stop]
 
+        def shares_in_ranks(self, start: int, stop: int) -> np.ndarray:
+            return np.full(stop - start, 1 / rows)
+
     Ranks.tables = (Ranks(),)
     plan = SimpleNamespace(layouts=[layout], to_dict=dict)
     report = pack(tmp_path / "model", Ranks(), plan, tmp_path / "artifact")

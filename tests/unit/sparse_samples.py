@@ -38,6 +38,9 @@ class FirstRanks:
         assert stop <= len(self.order), "no packer needs the ranks of the last band"
         return self.order[start:stop].copy()
 
+    def shares_in_ranks(self, start: int, stop: int) -> np.ndarray:
+        return np.full(stop - start, 1 / self.num_embeddings)
+
 
 def write_tables(
     path: Path, stored: Sequence[StoredTable], tensors: Callable[[int], Mapping[str, np.ndarray]]

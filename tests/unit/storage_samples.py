@@ -26,6 +26,9 @@ class RankedTable:
     def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
         return self.order[start:stop].copy()
 
+    def shares_in_ranks(self, start: int, stop: int) -> np.ndarray:
+        return np.full(stop - start, 1 / self.num_embeddings)
+
 
 @dataclass(frozen=True)
 class Ranks:

@@ -167,6 +167,7 @@ def test_curves_equal_sums_over_rows(case: tuple[int, dict[int, int]], lookups: 
         smooth[len(counts) :] = unseen / (rows - len(counts))
     curve = table.smoothed_curve
     np.testing.assert_allclose(curve.share(ranks), [smooth[:r].sum() for r in ranks], atol=1e-12)
+    np.testing.assert_allclose(table.shares_in_ranks(rows // 3, rows), smooth[rows // 3 :], atol=1e-12)
     touched = 1 - np.exp(-lookups * smooth)
     np.testing.assert_allclose(
         curve.distinct(lookups, ranks), [touched[:r].sum() for r in ranks], rtol=1e-9, atol=1e-9

@@ -279,7 +279,7 @@ class _Measurement:
 
     def _held_as(self, number: int, layout: TableLayout) -> HeldRows:
         file, trained = self.checkpoint.table_tensors(number), self.checkpoint.tables[number].layout
-        return HeldRows(BandSource(file, trained, layout, self.statistics.tables[number].ids_in_ranks))
+        return HeldRows(BandSource(file, trained, layout, self.statistics.tables[number]))
 
     def _check(self, found: Sensitivity, layouts: Sequence[TableLayout]) -> CheckedLayouts:
         """Measure all tables at once in the layouts of a plan."""

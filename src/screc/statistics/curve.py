@@ -86,6 +86,10 @@ class AccessCurve:
         """Share of the look-ups that ask for one of the first ``ranks`` rows; float64, shape of ``ranks``."""
         return np.interp(ranks, self.boundaries, self._cumulative)
 
+    def probability(self, ranks: np.ndarray) -> np.ndarray:
+        """Probability that a look-up asks for the row of each rank (below the rows); float64, their shape."""
+        return self.probabilities[np.searchsorted(self.boundaries, ranks, side="right") - 1]
+
     def missed(self, lookups: float, ranks: np.ndarray | int) -> np.ndarray:
         """Share of the look-ups that ask for one of the first ``ranks`` rows which none of the ``lookups``
         look-ups before asked for: what a cache that reaches so far back does not hold.

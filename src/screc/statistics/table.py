@@ -267,6 +267,11 @@ class TableStatistics:
         others = wanted + np.searchsorted(self._others_below, wanted, side="right")
         return np.concatenate((ranked, others)) if ranked.size else others
 
+    def shares_in_ranks(self, start: int, stop: int) -> np.ndarray:
+        """The share of the look-ups to come that each row of ranks [start, stop) is expected to get, float64
+        (:attr:`smoothed_curve`)."""
+        return self.smoothed_curve.probability(np.arange(start, stop))
+
     def ranks_of(self, ids: np.ndarray) -> np.ndarray:
         """The ranks of ids int64 [n]: the inverse of :meth:`ids_in_ranks`.
 

@@ -79,7 +79,8 @@ def encode_default(source: BandSource, band: int, scale: Scale | None) -> np.nda
 
 
 def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], None] | None = None) -> TtFit:
-    """The cores of a tensor-train band whose rows were trained as themselves, fitted to them."""
+    """The cores of a tensor-train band whose rows were trained as themselves, fitted to them by what each
+    counts (:meth:`BandSource.weights`)."""
     shape = source.layout.bands[band].tt
     assert shape is not None
     assert not source.taken_over
@@ -87,7 +88,7 @@ def band_cores(source: BandSource, band: int, *, progress: Callable[[int, int], 
         lambda slots: source.rows(band, slots),
         source.layout.slots(band),
         shape,
-        weights=lambda slots: source.used(band, slots),
+        weights=source.weights(band),
         progress=progress,
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -13,8 +14,6 @@ from .remap import check_ids, slot_order
 from .row_format import Scale
 from .sparse import written_groups
 from .tensors import TensorFile
-
-IdsInRanks = Callable[[int, int], np.ndarray]
 
 _RANKS_PER_STEP = 1 << 20
 _COLLECT_AGAIN = "collect the statistics again, or train again if the bands were trained"
@@ -38,6 +37,19 @@ def trained_whole(stored: TableLayout) -> bool:
     return len(stored.bands) == 1 and stored.bands[0].tt is None
 
 
+class RankedTable(Protocol):
+    """What packing asks of a table's access statistics."""
+
+    name: str
+    num_embeddings: int
+
+    def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
+        """The ids of ranks [start, stop), int64, in rank order."""
+
+    def shares_in_ranks(self, start: int, stop: int) -> np.ndarray:
+        """The share of look-ups that each of them is expected to get, float64."""
+
+
 class BandSource:
     """The rows of one table of a checkpoint by the bands and slots of the layout it is packed into.
 
@@ -45,8 +57,8 @@ class BandSource:
         file: the table's tensors in the checkpoint.
         stored: the layout it was trained with.
         layout: the layout it is packed into; the bands of ``stored``, or any where it was trained whole.
-        ids_in_ranks: gives the ids of ranks [start, stop) in rank order. Needed to cut a whole table; where
-            the bands are taken over it orders the rows of hash-indexed bands, which else keep their order.
+        ranked: the table's access statistics. Needed to cut a whole table; where the bands are taken over
+            they order the rows of hash-indexed bands, which else keep their order.
 
     Attributes:
         default: of a sparse table, the row of every id without a stored one, float32 [dim]; else None.
@@ -57,11 +69,11 @@ class BandSource:
     """
 
     def __init__(
-        self, file: TensorFile, stored: TableLayout, layout: TableLayout, ids_in_ranks: IdsInRanks | None
+        self, file: TensorFile, stored: TableLayout, layout: TableLayout, ranked: RankedTable | None
     ) -> None:
         self.file, self.layout, self._stored = file, layout, stored
         self.taken_over = same_bands(stored, layout)
-        self._ids_in_ranks = ids_in_ranks
+        self._ranked = ranked
         self._last = f"band.{len(stored.bands) - 1}"  # of the stored bands: it has room for every id
         self.default = self._known = None
         if f"{self._last}.default" in file:
@@ -112,6 +124,28 @@ class BandSource:
             return np.ones(len(slots), bool)
         free = ~_among(slots, self._taken)
         return free if self._known is None else free & _among(slots, self._known)
+
+    def weights(self, band: int) -> np.ndarray:
+        """What the rows of a tensor-train band count when it is fitted, float32 [slots]: the look-ups that
+        each is expected to get, in units of those of a mean row of the table, and no less than a millionth.
+        1 for every row without statistics; 0 for slots that hold none. 4 bytes a slot."""
+        layout, placed = self.layout, self.layout.bands[band]
+        num_slots = layout.slots(band)
+        if self._ranked is None:
+            weights = np.empty(num_slots, np.float32)
+            for start in range(0, num_slots, _RANKS_PER_STEP):
+                slots = np.arange(start, min(start + _RANKS_PER_STEP, num_slots))
+                weights[slots] = self.used(band, slots)
+            return weights
+        weights = np.zeros(num_slots, np.float32)
+        for start in range(placed.start, placed.stop, _RANKS_PER_STEP):
+            stop = min(start + _RANKS_PER_STEP, placed.stop)
+            slots = np.asarray(self._ranked.ids_in_ranks(start, stop))
+            if band < len(self._ids):
+                slots = np.searchsorted(self._ids[band], slots)  # those of tensor trains ascend
+            shares = self._ranked.shares_in_ranks(start, stop)
+            weights[slots] = np.maximum(shares * layout.num_embeddings, 1e-6)
+        return weights
 
     def rows(self, band: int, slots: np.ndarray) -> np.ndarray:
         """The rows of slots int64 [n], float32 [n, dim]: the default row where an id of a sparse table has
@@ -186,8 +220,8 @@ class BandSource:
         layout, placed = self.layout, self.layout.bands[band]
         ranked = placed.tt is None
         if not self.taken_over:
-            assert self._ids_in_ranks is not None  # pack refuses it first
-            ids = np.asarray(self._ids_in_ranks(placed.start, placed.stop))
+            assert self._ranked is not None  # pack refuses it first
+            ids = np.asarray(self._ranked.ids_in_ranks(placed.start, placed.stop))
             if ids.dtype != np.int64 or ids.shape != (placed.num_rows,):
                 raise ValueError(
                     f"table {layout.table}: the statistics give {ids.dtype} {list(ids.shape)} for ranks "
@@ -196,7 +230,7 @@ class BandSource:
             return slot_order(layout.num_embeddings, ids, ranked=ranked)
         ids = np.array(self.file[f"band.{band}.ids"])
         _check_ascending(ids, f"table {layout.table}: band.{band}.ids")
-        if self._ids_in_ranks is not None and ranked:
+        if self._ranked is not None and ranked:
             return slot_order(layout.num_embeddings, self._in_rank_order(ids), ranked=True)
         return ids
 
@@ -224,11 +258,11 @@ class BandSource:
 
     def _in_rank_order(self, ids: np.ndarray) -> np.ndarray:
         """Ascending ids in the order of their ranks, whichever ranks those are today."""
-        assert self._ids_in_ranks is not None
+        assert self._ranked is not None
         found, missing = [], len(ids)
         for start in range(0, self.layout.num_embeddings, _RANKS_PER_STEP):
             stop = min(start + _RANKS_PER_STEP, self.layout.num_embeddings)
-            ranked = np.asarray(self._ids_in_ranks(start, stop))
+            ranked = np.asarray(self._ranked.ids_in_ranks(start, stop))
             place = np.minimum(np.searchsorted(ids, ranked), len(ids) - 1)
             found.append(ranked[ids[place] == ranked])
             missing -= len(found[-1])

@@ -5,21 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
-from .band_source import IdsInRanks, same_bands, trained_whole
+from .band_source import RankedTable, same_bands, trained_whole
 from .checkpoint import Checkpoint
 from .layout import TableLayout
-
-
-class RankedTable(Protocol):
-    """What packing asks of a table's access statistics."""
-
-    name: str
-    num_embeddings: int
-
-    def ids_in_ranks(self, start: int, stop: int) -> np.ndarray:
-        """The ids of ranks [start, stop), int64, in rank order."""
 
 
 class RankedTables(Protocol):
@@ -80,9 +68,9 @@ def match_layouts(checkpoint: Checkpoint, planned: Sequence[TableLayout]) -> lis
 
 def match_statistics(
     checkpoint: Checkpoint, layouts: Sequence[TableLayout], statistics: RankedTables | None
-) -> list[IdsInRanks | None]:
+) -> list[RankedTable | None]:
     by_name = {} if statistics is None else {table.name: table for table in statistics.tables}
-    result: list[IdsInRanks | None] = []
+    result: list[RankedTable | None] = []
     for stored, layout in zip((table.layout for table in checkpoint.tables), layouts, strict=True):
         table = by_name.get(layout.table)
         if table is not None and table.num_embeddings != layout.num_embeddings:
@@ -95,7 +83,7 @@ def match_statistics(
                 f"table {layout.table}: cutting it into bands needs its access statistics; collect them and "
                 "pass them to pack"
             )
-        result.append(None if table is None else table.ids_in_ranks)
+        result.append(table)
     return result
 
 

@@ -35,7 +35,7 @@ from .artifact import (
 )
 from .atomic import replace_directory
 from .band_encoding import band_cores, band_scale, encode_band, encode_default
-from .band_source import BandSource, IdsInRanks, same_bands
+from .band_source import BandSource, RankedTable, same_bands
 from .checkpoint import Checkpoint, table_file
 from .checksum import FileEntry
 from .layout import PAGE_BYTES, PageGeometry, TableLayout
@@ -55,7 +55,8 @@ ChoosePrecision = Callable[[Path], DensePrecision]
 
 @dataclass(frozen=True, slots=True)
 class FitError:
-    """Relative Frobenius error of a tensor-train band that was fitted, or of rows that are not float32."""
+    """Relative Frobenius error of rows that are not float32, or of a tensor-train band that was fitted, there
+    with each row weighted by its expected look-ups."""
 
     table: str
     band: int
@@ -104,16 +105,18 @@ def pack(
 ) -> PackReport:
     """Writes the artifact that serves a checkpoint under a plan; one at ``out`` is replaced atomically.
 
-    A table trained whole is cut into the plan's bands by ``statistics``, tensor-train bands being fitted; a
-    table trained with the plan's bands is taken over bit by bit, but for rows that the plan wants in another
-    format than float32, which are rounded to it. Of a sparse table's last band on SSD only the pages with
-    known rows are written, the rest of the file being holes. Memory does not grow with the table beyond its
-    remap (16 bytes per row of its indexed bands, 8 per row of an ordered table, 8 per known row of a sparse
-    table) and the projected rows of a fit.
+    A table trained whole is cut into the plan's bands by ``statistics``; tensor-train bands are fitted to its
+    rows, each counting as its expected look-ups. A table trained with the plan's bands is taken over bit by
+    bit, but for rows that the plan wants in another format than float32, which are rounded to it. Of a sparse
+    table's last band on SSD only the pages with known rows are written, the rest of the file being holes.
+    Memory does not grow with the table beyond its remap (16 bytes per row of its indexed bands, 8 per row of
+    an ordered table, 8 per known row of a sparse table), 4 bytes per slot of a tensor train that is fitted
+    and a gigabyte for its fit.
 
     Args:
         checkpoint: the trained model.
-        statistics: the rank order of each table's rows; may be None where no whole table has to be cut.
+        statistics: the rank order of each table's rows and their look-ups; may be None where no whole table
+            has to be cut.
         plan: the layout of each table, matched by name; with None every table stays as it was trained.
         out: the directory to write.
         page_orders: the order of the rows in the pages of some tables' last bands; 4 bytes of DRAM a row.
@@ -182,7 +185,7 @@ class _Packer:
         self,
         checkpoint: Checkpoint,
         layouts: list[TableLayout],
-        ranks: Sequence[IdsInRanks | None],
+        ranks: Sequence[RankedTable | None],
         orders: Mapping[str, PageOrder],
         directory: Path,
         progress: Progress | None,

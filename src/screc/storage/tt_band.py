@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +130,13 @@ class TtBand(TtRows):
             raise ValueError(f"weights: expected shape [{num_rows}], got {list(weights.shape)}")
         self.num_rows, self._rows, self._weights = num_rows, rows, weights
         self._chunk_bytes, self._room = chunk_bytes, kept_bytes
-        self._kept: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._kept: dict[tuple[int, int], np.ndarray] = {}
+
+    def without(self, weights: np.ndarray) -> TtBand:
+        """The same band with weights float32 [num_rows] that are 0 for more of its rows."""
+        band = copy(self)
+        band._weights = weights
+        return band
 
     def middle_weights(self) -> np.ndarray:
         """The sum of the weights of each middle, float64 [middles].
@@ -171,14 +178,13 @@ class TtBand(TtRows):
         if isinstance(self._rows, np.ndarray):
             return self._rows, prefixes, self._weights_of(prefixes)
         key = int(prefixes[0]), int(prefixes[-1])
-        if key not in self._kept:
-            weights = self._weights_of(prefixes)
+        weights = self._weights_of(prefixes)
+        rows = self._kept.get(key)
+        if rows is None:
             rows = self._fetch(prefixes, weights)
-            if rows.nbytes + weights.nbytes > self._room:
-                return rows, np.arange(prefixes.size), weights
-            self._room -= rows.nbytes + weights.nbytes
-            self._kept[key] = rows, weights
-        rows, weights = self._kept[key]
+            if rows.nbytes <= self._room:
+                self._room -= rows.nbytes
+                self._kept[key] = rows
         return rows, np.arange(prefixes.size), weights
 
     def _originals(self, prefixes: np.ndarray) -> np.ndarray:

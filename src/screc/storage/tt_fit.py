@@ -19,7 +19,7 @@ import numpy as np
 from screc import _native
 
 from .layout import TtShape
-from .tt_band import RowSource, TtBand, TtSample, WeightSource
+from .tt_band import RowSource, TtBand, TtRows, TtSample, WeightSource
 from .tt_sweep import Energy, Sweeper, contracted_floats, truncated
 
 # Of the band's prefixes, those a sample holds; and the rows below which the band is its own sample.
@@ -86,34 +86,18 @@ def fit_tt(
             enough; the message says how many are.
         TypeError: rows that are not float32.
     """
+    check_sweeps(max_sweeps)
+    fitting = Fitting(rows, num_rows, shape, weights=weights, memory_bytes=memory_bytes, pool=pool)
+    fitting.expect_rows(progress, max_sweeps * num_rows)
+    fit = fitting.swept(fitting.start(seed), max_sweeps=max_sweeps, tolerance=tolerance)
+    fitting.finish()
+    return fit
+
+
+def check_sweeps(max_sweeps: int) -> None:
+    """Raises unless there is a sweep to make."""
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps: must be at least 1, got {max_sweeps}")
-    pool = _native.ThreadPool(0) if pool is None else pool
-    budget = _Budget(num_rows, shape, memory_bytes, pool, copies=not isinstance(rows, np.ndarray))
-    band = TtBand(
-        rows, weights, num_rows, shape, chunk_bytes=budget.chunk_bytes, kept_bytes=budget.kept_bytes
-    )
-    memory = _native.empty(4 * budget.contracted_floats).view(np.float32)
-    ticks = _Progress(progress, num_rows, budget.sample_middles / band.middles, max_sweeps)
-    cores = _start(_sample(band, budget.sample_middles), pool, memory, seed, ticks.passed)
-    if budget.sample_middles < band.middles:
-        # The middles that were not sampled are solved for first of all.
-        rank, _, columns, after = cores[-2].shape
-        cores[-2] = np.zeros((rank, band.middles, columns, after))
-    sweeper = Sweeper(band, pool, memory, ticks.passed)
-    history: list[float] = []
-    while True:
-        cores, energy = sweeper.sweep(cores)
-        history.append(energy.error)
-        done = len(history) == max_sweeps or energy.error == 0
-        if done or (len(history) > 1 and history[-1] > (1 - tolerance) * history[-2]):
-            break
-    fitted = tuple(np.ascontiguousarray(core, np.float32) for core in cores)
-    error = energy.error
-    if error < _SMALL_ERROR:
-        error = _rebuilt_error(band, fitted, pool).error
-    ticks.finish()
-    return TtFit(fitted, error, tuple(history))
 
 
 def rebuild_rows(cores: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
@@ -143,45 +127,113 @@ def rebuild_rows(cores: Sequence[np.ndarray], start: int, stop: int) -> np.ndarr
     return rows.reshape(-1, width * columns)[start - offset : stop - offset]
 
 
-def _sample(band: TtBand, count: int) -> TtSample:
-    """Some middles of a band: of each of ``count`` runs of them the one whose rows weigh most."""
-    weights = band.middle_weights()
-    if not weights.any():
-        raise ValueError("weights: all are 0; give at least one row a weight")
-    cuts = np.arange(count + 1) * band.middles // count
-    runs = itertools.pairwise(cuts.tolist())
-    return band.sample(np.array([start + int(np.argmax(weights[start:stop])) for start, stop in runs]))
+class Fitting:
+    """A band with the threads and the memory to fit it in; arguments as of :func:`fit_tt`, ``shape`` with the
+    largest TT ranks that will be asked for."""
 
+    def __init__(
+        self,
+        rows: RowSource | np.ndarray,
+        num_rows: int,
+        shape: TtShape,
+        *,
+        weights: WeightSource | np.ndarray | None,
+        memory_bytes: int,
+        pool: _native.ThreadPool | None,
+    ) -> None:
+        self.pool = _native.ThreadPool(0) if pool is None else pool
+        copies = not isinstance(rows, np.ndarray)
+        budget = _Budget(num_rows, shape, memory_bytes, self.pool, copies=copies)
+        self.band = TtBand(
+            rows, weights, num_rows, shape, chunk_bytes=budget.chunk_bytes, kept_bytes=budget.kept_bytes
+        )
+        self._sample_middles = budget.sample_middles
+        self._memory = _native.empty(4 * budget.contracted_floats).view(np.float32)
+        self._report: Callable[[int, int], None] | None = None
+        self._done = self._to_do = 0
 
-def _start(
-    sample: TtSample,
-    pool: _native.ThreadPool,
-    memory: np.ndarray,
-    seed: int,
-    progress: Callable[[int], None],
-) -> list[np.ndarray]:
-    """Cores that fit a sample: a randomised TT-SVD, then weighted sweeps."""
-    shape = sample.shape
-    ranks = [1]
-    for cut in range(1, shape.num_cores):
-        left = math.prod(shape.row_factors[:cut]) * math.prod(shape.col_factors[:cut])
-        right = math.prod(shape.row_factors[cut:]) * math.prod(shape.col_factors[cut:])
-        ranks.append(max(shape.ranks[cut], min(shape.ranks[cut] + _OVERSAMPLING, left, right)))
-    ranks.append(1)
-    generator = np.random.default_rng(seed)
-    cores = [
-        generator.standard_normal((ranks[k], shape.row_factors[k], shape.col_factors[k], ranks[k + 1]))
-        for k in range(shape.num_cores)
-    ]
-    cores[-2][...] = 0  # solved for first
-    sweeper = Sweeper(sample.unweighted(), pool, memory, progress)
-    for _ in range(_START_SWEEPS):
-        cores, _ = sweeper.sweep(cores)
-    cores = truncated(cores, shape.ranks)
-    sweeper = Sweeper(sample, pool, memory, progress)
-    for _ in range(_SAMPLE_SWEEPS):
-        cores, _ = sweeper.sweep(cores)
-    return cores
+    def expect_rows(self, report: Callable[[int, int], None] | None, swept: int) -> None:
+        """Reports progress from here on: rows passed, of those of a start and ``swept`` in sweeps at most."""
+        start = (_START_SWEEPS + _SAMPLE_SWEEPS) * self.band.num_rows * self._sample_middles
+        self._report, self._to_do = report, 2 * (swept + start // self.band.middles)
+
+    def finish(self) -> None:
+        """Reports that nothing is left to do."""
+        if self._report is not None:
+            self._report(self._to_do, self._to_do)
+
+    def start(self, seed: int) -> list[np.ndarray]:
+        """Cores that fit a sample of the band: a randomised TT-SVD, then weighted sweeps."""
+        sample = self._sample()
+        shape, ranks = sample.shape, [1]
+        for cut in range(1, shape.num_cores):
+            left = math.prod(shape.row_factors[:cut]) * math.prod(shape.col_factors[:cut])
+            right = math.prod(shape.row_factors[cut:]) * math.prod(shape.col_factors[cut:])
+            ranks.append(max(shape.ranks[cut], min(shape.ranks[cut] + _OVERSAMPLING, left, right)))
+        ranks.append(1)
+        generator = np.random.default_rng(seed)
+        cores = [
+            generator.standard_normal((ranks[k], shape.row_factors[k], shape.col_factors[k], ranks[k + 1]))
+            for k in range(shape.num_cores)
+        ]
+        cores[-2][...] = 0  # solved for first
+        sweeper = self._sweeper(sample.unweighted())
+        for _ in range(_START_SWEEPS):
+            cores, _ = sweeper.sweep(cores)
+        cores = truncated(cores, shape.ranks)
+        sweeper = self._sweeper(sample)
+        for _ in range(_SAMPLE_SWEEPS):
+            cores, _ = sweeper.sweep(cores)
+        if sample.middles < self.band.middles:
+            # The middles that were not sampled are solved for first of all.
+            rank, _, columns, after = cores[-2].shape
+            cores[-2] = np.zeros((rank, self.band.middles, columns, after))
+        return cores
+
+    def swept(self, cores: list[np.ndarray], *, max_sweeps: int, tolerance: float) -> TtFit:
+        """The fit from these cores on."""
+        sweeper, history = self._sweeper(self.band), []
+        while True:
+            cores, energy = sweeper.sweep(cores)
+            history.append(energy.error)
+            done = len(history) == max_sweeps or energy.error == 0
+            if done or (len(history) > 1 and history[-1] > (1 - tolerance) * history[-2]):
+                break
+        fitted = tuple(np.ascontiguousarray(core, np.float32) for core in cores)
+        if energy.error < _SMALL_ERROR:
+            energy = self._rebuilt(fitted)
+        return TtFit(fitted, energy.error, tuple(history))
+
+    def _sample(self) -> TtSample:
+        """Some middles of the band: of each run of them the one whose rows weigh most."""
+        band, count = self.band, self._sample_middles
+        weights = band.middle_weights()
+        if not weights.any():
+            raise ValueError("weights: all are 0; give at least one row a weight")
+        cuts = np.arange(count + 1) * band.middles // count
+        runs = itertools.pairwise(cuts.tolist())
+        return band.sample(np.array([start + int(np.argmax(weights[start:stop])) for start, stop in runs]))
+
+    def _sweeper(self, rows: TtRows) -> Sweeper:
+        return Sweeper(rows, self.pool, self._memory, self._passed)
+
+    def _passed(self, slots: int) -> None:
+        self._done += slots
+        if self._report is not None:
+            self._report(min(self._done, self._to_do), self._to_do)
+
+    def _rebuilt(self, cores: Sequence[np.ndarray]) -> Energy:
+        """What is wrong with the rows of a near perfect fit, each rebuilt."""
+        total = wrong = 0.0
+        for chunk in self.band.chunks(0, self.band.middles):
+            rows, used = self.band.rows(chunk)
+            rebuilt = np.empty_like(rows)
+            _native.tt_rows(list(cores), self.band.slots(chunk)[used], rebuilt, self.pool)
+            rebuilt -= rows
+            weights = chunk.weights[used].astype(np.float64)
+            wrong += float(weights @ np.einsum("ij,ij->i", rebuilt, rebuilt, dtype=np.float64))
+            total += float(weights @ np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+        return Energy(total, wrong)
 
 
 class _Budget:
@@ -235,36 +287,3 @@ class _Budget:
         wanted = max(wanted, min(middles, -(-middles * _SAMPLE_ROWS // max(num_rows, 1))))
         self.sample_middles = max(1, min(wanted, (room - block * block_bytes) // sample_bytes))
         self.kept_bytes = room - block * block_bytes
-
-
-class _Progress:
-    """Rows passed of those that a fit passes at most."""
-
-    def __init__(
-        self, report: Callable[[int, int], None] | None, num_rows: int, sampled: float, max_sweeps: int
-    ) -> None:
-        self.report, self.done = report, 0
-        start = 2 * (_START_SWEEPS + _SAMPLE_SWEEPS) * sampled
-        self.to_do = math.ceil(num_rows * (start + 2 * max_sweeps))
-
-    def passed(self, slots: int) -> None:
-        self.done += slots
-        if self.report is not None:
-            self.report(min(self.done, self.to_do), self.to_do)
-
-    def finish(self) -> None:
-        if self.report is not None:
-            self.report(self.to_do, self.to_do)
-
-
-def _rebuilt_error(band: TtBand, cores: Sequence[np.ndarray], pool: _native.ThreadPool) -> Energy:
-    total = wrong = 0.0
-    for chunk in band.chunks(0, band.middles):
-        rows, used = band.rows(chunk)
-        rebuilt = np.empty_like(rows)
-        _native.tt_rows(list(cores), band.slots(chunk)[used], rebuilt, pool)
-        rebuilt -= rows
-        weights = chunk.weights[used].astype(np.float64)
-        wrong += float(weights @ np.einsum("ij,ij->i", rebuilt, rebuilt, dtype=np.float64))
-        total += float(weights @ np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    return Energy(total, wrong)
