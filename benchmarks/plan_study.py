@@ -24,6 +24,7 @@ from benchmarks.served_arms import engine_arm, relative_error, time_in_turn, wit
 from benchmarks.workload import Workload, kaggle
 from screc.data import CRITEO_KAGGLE_ROWS
 from screc.planning import (
+    DenseShape,
     InfeasibleBudget,
     Plan,
     Prediction,
@@ -33,6 +34,7 @@ from screc.planning import (
     make_plan,
     predict,
     probe,
+    probe_dense,
 )
 from screc.planning.row_cache import BESIDE_BYTES, ColdBand, batches_held
 from screc.serving import Engine
@@ -151,7 +153,10 @@ class Study:
         path = self.root / _SYSTEM_FILE
         if not path.exists():
             self.console.print("  probing this host")
-            probe(self.root, seconds=5.0 if self.quick else 30.0).save(path)
+            found = probe(self.root, seconds=5.0 if self.quick else 30.0)
+            dims = [self.workload.embedding_dim] * len(self.workload.rows)
+            shape = DenseShape.of_model(self.workload.model, dims)
+            probe_dense(found, shape, batch_size=BATCH_SIZE).save(path)
         return SystemSpec.load(path)
 
     def _plan(self, budget: str, name: str) -> Plan | None:

@@ -23,13 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.comparison import wide_console
-from benchmarks.jobs.beyond_ram import access_statistics
 from benchmarks.workload import RandomTables, Workload, dense_tensors, kaggle
 from screc.data import CRITEO_KAGGLE_ROWS
 from screc.planning import DenseShape, SystemSpec, make_plan, predict, probe, probe_dense
 from screc.serving import Engine
 from screc.serving.calibration import arithmetic_of, calibrate
-from screc.statistics import AccessStatistics, TableStatistics
+from screc.statistics import AccessStatistics
 from screc.storage import StoredTable, TableLayout, pack, write_checkpoint
 
 HISTORY_SAMPLES = 10**8
@@ -101,16 +100,7 @@ class Model:
 
     def statistics(self) -> AccessStatistics:
         """Counts of :data:`HISTORY_SAMPLES` samples."""
-        pooling = self.workload.pooling
-        counted = access_statistics(self.workload, HISTORY_SAMPLES * pooling, np.random.default_rng(SEED))
-        return AccessStatistics(
-            tables=tuple(
-                TableStatistics.from_counts(
-                    table.name, table.num_embeddings, table.ids, table.counts, num_samples=HISTORY_SAMPLES
-                )
-                for table in counted.tables
-            )
-        )
+        return self.workload.access_statistics(HISTORY_SAMPLES, np.random.default_rng(SEED))
 
 
 def models(*, quick: bool) -> dict[str, Model]:

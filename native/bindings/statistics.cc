@@ -92,24 +92,25 @@ Vector<std::int64_t> count_batch(const std::vector<RowCounter*>& counters, const
 nb::ndarray<nb::numpy, std::int64_t, nb::ndim<2>> count_distinct(const AnyConstArray& ids,
                                                                  const AnyConstArray& offsets,
                                                                  std::int64_t batch_size, std::int64_t window,
-                                                                 ThreadPool* pool) {
+                                                                 std::int64_t every, ThreadPool* pool) {
   const Bags bags(ids, offsets, batch_size);
-  if (window < 1) {
-    throw nb::value_error(("window: must be at least 1, got " + std::to_string(window)).c_str());
+  if (window < 1 || every < 1) {
+    throw nb::value_error(("window and every: must be at least 1, got " + std::to_string(window) + " and " +
+                           std::to_string(every))
+                              .c_str());
   }
-  const std::int64_t windows = batch_size / window;
+  const std::int64_t windows = (batch_size / window + every - 1) / every;
   auto* distinct = new std::vector<std::int64_t>(static_cast<std::size_t>(bags.num_tables * windows));
   nb::capsule owner(distinct, [](void* p) noexcept { delete static_cast<std::vector<std::int64_t>*>(p); });
   {
     nb::gil_scoped_release release;
     std::vector<DistinctRows> sets(static_cast<std::size_t>(pool == nullptr ? 1 : pool->num_threads()));
     for_tables(pool, bags.num_tables, [&](std::int64_t table, int thread) {
-      std::vector<std::int64_t> edges;
-      for (std::int64_t w = 0; w <= windows; ++w) {
-        edges.push_back(bags.offsets[table * batch_size + w * window]);
+      for (std::int64_t w = 0; w < windows; ++w) {
+        const std::int64_t* edge = bags.offsets + table * batch_size + w * every * window;
+        (*distinct)[static_cast<std::size_t>(table * windows + w)] =
+            sets[static_cast<std::size_t>(thread)].count(bags.ids + edge[0], edge[window] - edge[0]);
       }
-      sets[static_cast<std::size_t>(thread)].count(bags.ids, edges.data(), windows,
-                                                   distinct->data() + table * windows);
     });
   }
   return {distinct->data(),
@@ -159,10 +160,11 @@ void bind_statistics(nb::module_& module) {
              nb::arg("batch_size"), nb::arg("pool").none() = nb::none(),
              "Adds the bags of a batch (see screc.data.Batch) to one counter per table.\n\n"
              "Returns int64 [tables]: samples whose bag is not empty.");
-  module.def("count_distinct", count_distinct, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"),
-             nb::arg("window"), nb::arg("pool").none() = nb::none(),
-             "Different rows of every table in each whole window of `window` samples of a batch.\n\n"
-             "Returns int64 [tables, batch_size // window].");
+  module.def(
+      "count_distinct", count_distinct, nb::arg("ids"), nb::arg("offsets"), nb::arg("batch_size"),
+      nb::arg("window"), nb::arg("every") = 1, nb::arg("pool").none() = nb::none(),
+      "Different rows of every table in every every-th whole window of `window` samples of a batch.\n\n"
+      "Returns int64 [tables, ceil((batch_size // window) / every)].");
 }
 
 }  // namespace screc::bindings

@@ -6,13 +6,11 @@
 
 namespace screc {
 
-// Different ids among ids [offsets[w], offsets[w + 1]) for each window w; one after the other, with one set
-// that is as large as the largest window needs.
+// Counts with one set that is as large as the largest call so far needs.
 class DistinctRows {
  public:
-  // `offsets` [num_windows + 1] must not descend.
-  void count(const std::int64_t* ids, const std::int64_t* offsets, std::int64_t num_windows,
-             std::int64_t* distinct);
+  // Different ids among n.
+  std::int64_t count(const std::int64_t* ids, std::int64_t n);
 
  private:
   std::vector<std::uint64_t> keys_;  // id + 1; 0 = empty

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -12,57 +13,71 @@ namespace {
 
 std::string text(std::int64_t value) { return std::to_string(value); }
 
-// A group while one range is cut: its rows on each side, and what moving one of them over would save.
-struct Sides {
-  std::uint32_t left = 0, right = 0;
-  float to_right = 0, to_left = 0;
+// The gains are sums of floats; smaller ones are noise that would be exchanged back and forth.
+constexpr float kLeastGain = 1e-4F;
+
+// Moves that are sorted at first: a 64th of all, but no fewer than these.
+constexpr std::size_t kFirstPart = 64, kFewMoves = 64;
+
+// A range of the order that is yet to be cut. Its rows are numbered by their places, its groups from 0.
+struct Part {
+  std::int64_t first = 0;             // place of its first row in the order
+  std::vector<std::uint32_t> starts;  // [rows + 1]
+  std::vector<std::uint32_t> groups;  // those of row i are [starts[i], starts[i + 1])
+  std::uint32_t num_groups = 0;
+
+  std::int64_t num_rows() const { return starts.empty() ? 0 : static_cast<std::int64_t>(starts.size()) - 1; }
 };
 
+// Rows of a group on each side while a part is cut.
+struct Sides {
+  std::uint32_t left = 0, right = 0;
+};
+
+// What moving a row to the other side would save.
 struct Move {
-  double gain;
-  std::int64_t place;  // in the order
+  float gain;
+  std::uint32_t place;
 
   bool operator<(const Move& other) const {
     return gain != other.gain ? gain > other.gain : place < other.place;
   }
 };
 
-struct Range {
-  std::int64_t first, last;
-};
-
-// Cuts ranges of the order, one at a time; every thread has its own.
+// Cuts parts, one at a time; every thread has its own.
 class Bisection {
  public:
-  Bisection(const RowGroups& rows, int iterations, std::uint32_t* order, const std::vector<float>& logs)
-      : rows_(rows),
-        iterations_(iterations),
-        order_(order),
-        logs_(logs),
-        sides_(static_cast<std::size_t>(rows.num_groups)) {}
+  Bisection(std::int64_t rows_per_page, int iterations, std::uint32_t* order, const std::vector<float>& logs)
+      : rows_per_page_(rows_per_page), iterations_(iterations), order_(order), logs_(logs) {}
 
-  // Exchanges rows between [first, middle) and [middle, last) of the order until no exchange saves anything.
-  void cut(Range range, std::int64_t middle) {
-    touched_.clear();
-    for (std::int64_t place = range.first; place < range.last; ++place) {
-      for_groups(place, [&](std::uint32_t group) {
-        Sides& sides = sides_[group];
-        if (sides.left + sides.right == 0) touched_.push_back(group);
-        ++(place < middle ? sides.left : sides.right);
-      });
+  // Parts the rows in two halves of whole pages, exchanging rows between them until no exchange saves
+  // anything. Returns the halves that have more than a page.
+  std::pair<Part, Part> cut(const Part& part) {
+    const std::int64_t pages = (part.num_rows() + rows_per_page_ - 1) / rows_per_page_;
+    const std::int64_t middle = (pages + 1) / 2 * rows_per_page_;
+    rows_.resize(static_cast<std::size_t>(part.num_rows()));
+    std::iota(rows_.begin(), rows_.end(), 0u);
+    sides_.assign(part.num_groups, Sides{});
+    for (std::int64_t place = 0; place < part.num_rows(); ++place) {
+      for_groups(part, place,
+                 [&](std::uint32_t g) { ++(place < middle ? sides_[g].left : sides_[g].right); });
     }
     for (int iteration = 0; iteration < iterations_; ++iteration) {
-      weigh(middle - range.first, range.last - middle);
-      if (exchange(range, middle) == 0) break;
+      weigh(middle, part.num_rows() - middle);
+      if (exchange(part, middle) == 0) break;
     }
-    for (const std::uint32_t group : touched_) sides_[group] = Sides{};
+    before_.assign(order_ + part.first, order_ + part.first + part.num_rows());
+    for (std::size_t place = 0; place < rows_.size(); ++place) {
+      order_[part.first + static_cast<std::int64_t>(place)] = before_[rows_[place]];
+    }
+    return {half(part, 0, middle, &Sides::left), half(part, middle, part.num_rows(), &Sides::right)};
   }
 
  private:
   template <typename Visit>
-  void for_groups(std::int64_t place, const Visit& visit) const {
-    const std::uint32_t row = order_[place];
-    for (std::int64_t i = rows_.starts[row]; i < rows_.starts[row + 1]; ++i) visit(rows_.groups[i]);
+  void for_groups(const Part& part, std::int64_t place, const Visit& visit) {
+    const std::uint32_t row = rows_[static_cast<std::size_t>(place)];
+    for (std::uint32_t i = part.starts[row]; i < part.starts[row + 1]; ++i) visit(part.groups[i]);
   }
 
   // Cost of `count` rows of a group among 2^log_size rows: each gap to the next takes the logarithm of it.
@@ -73,89 +88,143 @@ class Bisection {
   void weigh(std::int64_t num_left, std::int64_t num_right) {
     const float left_size = std::log2(static_cast<float>(num_left));
     const float right_size = std::log2(static_cast<float>(num_right));
-    for (const std::uint32_t group : touched_) {
-      Sides& sides = sides_[group];
-      const float now = cost(sides.left, left_size) + cost(sides.right, right_size);
-      if (sides.left > 0) {
-        sides.to_right = now - cost(sides.left - 1, left_size) - cost(sides.right + 1, right_size);
-      }
-      if (sides.right > 0) {
-        sides.to_left = now - cost(sides.left + 1, left_size) - cost(sides.right - 1, right_size);
-      }
+    to_right_.resize(sides_.size());
+    to_left_.resize(sides_.size());
+    for (std::size_t group = 0; group < sides_.size(); ++group) {
+      const auto [left, right] = sides_[group];
+      const float now = cost(left, left_size) + cost(right, right_size);
+      if (left > 0) to_right_[group] = now - cost(left - 1, left_size) - cost(right + 1, right_size);
+      if (right > 0) to_left_[group] = now - cost(left + 1, left_size) - cost(right - 1, right_size);
     }
   }
 
-  std::int64_t exchange(Range range, std::int64_t middle) {
-    rightward_.clear();
-    leftward_.clear();
-    for (std::int64_t place = range.first; place < range.last; ++place) {
-      double gain = 0;
-      const bool left = place < middle;
-      for_groups(place, [&](std::uint32_t group) {
-        gain += static_cast<double>(left ? sides_[group].to_right : sides_[group].to_left);
-      });
-      (left ? rightward_ : leftward_).push_back({gain, place});
+  void moves(const Part& part, std::int64_t begin, std::int64_t end, const std::vector<float>& gains,
+             std::vector<Move>* found) {
+    found->clear();
+    for (std::int64_t place = begin; place < end; ++place) {
+      float gain = 0;
+      for_groups(part, place, [&](std::uint32_t group) { gain += gains[group]; });
+      found->push_back({gain, static_cast<std::uint32_t>(place)});
     }
-    std::sort(rightward_.begin(), rightward_.end());
-    std::sort(leftward_.begin(), leftward_.end());
+  }
+
+  std::int64_t exchange(const Part& part, std::int64_t middle) {
+    moves(part, 0, middle, to_right_, &rightward_);
+    moves(part, middle, part.num_rows(), to_left_, &leftward_);
     const std::size_t most = std::min(rightward_.size(), leftward_.size());
-    std::size_t done = 0;
+    std::size_t done = 0, sorted = 0;
     for (; done < most; ++done) {
+      if (done == sorted) {
+        // Few of the moves are made, fewer in each iteration: only so many are put in order.
+        sorted = std::min(most, std::max(kFewMoves, sorted == 0 ? most / kFirstPart : 4 * sorted));
+        sort_until(&rightward_, done, sorted);
+        sort_until(&leftward_, done, sorted);
+      }
       const auto [gain, from] = rightward_[done];
       const auto [other_gain, to] = leftward_[done];
-      // The gains are sums of floats; smaller ones are noise that would be exchanged back and forth.
-      if (gain + other_gain <= 1e-4) break;
-      for_groups(from, [&](std::uint32_t group) { --sides_[group].left, ++sides_[group].right; });
-      for_groups(to, [&](std::uint32_t group) { ++sides_[group].left, --sides_[group].right; });
-      std::swap(order_[from], order_[to]);
+      if (gain + other_gain <= kLeastGain) break;
+      for_groups(part, from, [&](std::uint32_t g) { --sides_[g].left, ++sides_[g].right; });
+      for_groups(part, to, [&](std::uint32_t g) { ++sides_[g].left, --sides_[g].right; });
+      std::swap(rows_[from], rows_[to]);
     }
     return static_cast<std::int64_t>(done);
   }
 
-  const RowGroups& rows_;
+  // The moves before `begin` are sorted and the best; sorts on until `end`.
+  static void sort_until(std::vector<Move>* moves, std::size_t begin, std::size_t end) {
+    const auto at = [&](std::size_t i) { return moves->begin() + static_cast<std::ptrdiff_t>(i); };
+    if (end < moves->size()) std::nth_element(at(begin), at(end), moves->end());
+    std::sort(at(begin), at(end));
+  }
+
+  // The rows at places [begin, end) with the groups that have several of them.
+  Part half(const Part& part, std::int64_t begin, std::int64_t end, std::uint32_t Sides::* count) {
+    Part made;
+    if (end - begin <= rows_per_page_) return made;
+    made.first = part.first + begin;
+    numbers_.assign(part.num_groups, 0);  // plus one; 0 = forgotten
+    std::size_t pairs = 0;
+    for (std::size_t group = 0; group < sides_.size(); ++group) {
+      if (sides_[group].*count < 2) continue;
+      numbers_[group] = ++made.num_groups;
+      pairs += sides_[group].*count;
+    }
+    made.groups.reserve(pairs);
+    made.starts.reserve(static_cast<std::size_t>(end - begin) + 1);
+    made.starts.push_back(0);
+    for (std::int64_t place = begin; place < end; ++place) {
+      const std::uint32_t row = rows_[static_cast<std::size_t>(place)];
+      for (std::uint32_t i = part.starts[row]; i < part.starts[row + 1]; ++i) {
+        const std::uint32_t number = numbers_[part.groups[i]];
+        if (number > 0) made.groups.push_back(number - 1);
+      }
+      made.starts.push_back(static_cast<std::uint32_t>(made.groups.size()));
+    }
+    return made;
+  }
+
+  const std::int64_t rows_per_page_;
   const int iterations_;
   std::uint32_t* order_;
   const std::vector<float>& logs_;
   std::vector<Sides> sides_;
-  std::vector<std::uint32_t> touched_;
+  std::vector<float> to_right_, to_left_;  // by group: what moving one of its rows over saves
+  std::vector<std::uint32_t> rows_;        // the row at each place
+  std::vector<std::uint32_t> before_, numbers_;
   std::vector<Move> rightward_, leftward_;
 };
 
-// Largest group, once the input is known to be as described in the header.
-std::uint32_t checked_largest(const RowGroups& rows, const std::uint32_t* order) {
-  if (rows.num_rows > std::int64_t{1} << 32 || rows.num_groups > std::int64_t{1} << 32) {
-    throw std::invalid_argument("starts: " + text(rows.num_rows) + " rows in " + text(rows.num_groups) +
-                                " groups; at most 2^32 of either can be ordered");
+// All rows as one part, and the size of its largest group. Refuses input that is not as the header says.
+Part whole(const RowGroups& pairs, const std::uint32_t* order, std::uint32_t* largest) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 32;
+  if (pairs.num_rows > kMost || pairs.num_groups >= kMost || pairs.num_pairs >= kMost) {
+    throw std::invalid_argument("rows: " + text(pairs.num_rows) + " rows and " + text(pairs.num_groups) +
+                                " groups in " + text(pairs.num_pairs) +
+                                " pairs; below 2^32 of each can be ordered");
   }
-  std::vector<std::uint32_t> sizes(static_cast<std::size_t>(rows.num_groups), 0);
-  std::vector<bool> seen(static_cast<std::size_t>(rows.num_rows), false);
-  for (std::int64_t row = 0; row < rows.num_rows; ++row) {
-    if (rows.starts[row + 1] < rows.starts[row]) {
-      throw std::invalid_argument("starts[" + text(row + 1) + "] is " + text(rows.starts[row + 1]) +
-                                  ", below the " + text(rows.starts[row]) + " before it");
+  std::vector<std::uint32_t> places(static_cast<std::size_t>(pairs.num_rows));
+  std::vector<bool> seen(static_cast<std::size_t>(pairs.num_rows), false);
+  for (std::int64_t place = 0; place < pairs.num_rows; ++place) {
+    const std::uint32_t row = order[place];
+    if (row >= pairs.num_rows || seen[row]) {
+      throw std::invalid_argument("order[" + text(place) + "] is " + text(row) + "; every row from 0 to " +
+                                  text(pairs.num_rows - 1) + " must stand in it once");
     }
+    seen[row] = true;
+    places[row] = static_cast<std::uint32_t>(place);
   }
-  for (std::int64_t row = 0; row < rows.num_rows; ++row) {
-    for (std::int64_t i = rows.starts[row]; i < rows.starts[row + 1]; ++i) {
-      if (rows.groups[i] >= rows.num_groups) {
-        throw std::invalid_argument("groups[" + text(i) + "] is " + text(rows.groups[i]) + ", there are " +
-                                    text(rows.num_groups) + " groups");
-      }
-      ++sizes[rows.groups[i]];
+  Part part;
+  part.num_groups = static_cast<std::uint32_t>(pairs.num_groups);
+  part.starts.assign(static_cast<std::size_t>(pairs.num_rows) + 1, 0);
+  std::vector<std::uint32_t> sizes(static_cast<std::size_t>(pairs.num_groups), 0);
+  for (std::int64_t i = 0; i < pairs.num_pairs; ++i) {
+    if (pairs.rows[i] >= pairs.num_rows) {
+      throw std::invalid_argument("rows[" + text(i) + "] is " + text(pairs.rows[i]) + ", there are " +
+                                  text(pairs.num_rows) + " rows");
     }
-    if (order[row] >= rows.num_rows || seen[order[row]]) {
-      throw std::invalid_argument("order[" + text(row) + "] is " + text(order[row]) +
-                                  "; every row from 0 to " + text(rows.num_rows - 1) +
-                                  " must stand in it once");
+    if (pairs.groups[i] >= pairs.num_groups) {
+      throw std::invalid_argument("groups[" + text(i) + "] is " + text(pairs.groups[i]) + ", there are " +
+                                  text(pairs.num_groups) + " groups");
     }
-    seen[order[row]] = true;
+    ++part.starts[places[pairs.rows[i]]];
+    ++sizes[pairs.groups[i]];
   }
-  return sizes.empty() ? 0 : *std::max_element(sizes.begin(), sizes.end());
+  std::uint32_t total = 0;
+  for (std::uint32_t& start : part.starts) total += std::exchange(start, total);
+  part.groups.resize(static_cast<std::size_t>(pairs.num_pairs));
+  for (std::int64_t i = 0; i < pairs.num_pairs; ++i) {
+    part.groups[part.starts[places[pairs.rows[i]]]++] = pairs.groups[i];
+  }
+  // Each start has moved to the next one's place.
+  for (std::size_t i = part.starts.size(); i-- > 1;) part.starts[i] = part.starts[i - 1];
+  part.starts[0] = 0;
+  *largest = sizes.empty() ? 0 : *std::max_element(sizes.begin(), sizes.end());
+  return part;
 }
 
 }  // namespace
 
-void order_by_co_access(const RowGroups& rows, std::int64_t rows_per_page, int iterations, ThreadPool* pool,
+void order_by_co_access(const RowGroups& pairs, std::int64_t rows_per_page, int iterations, ThreadPool* pool,
                         std::uint32_t* order) {
   if (rows_per_page < 1) {
     throw std::invalid_argument("rows_per_page: must be at least 1, got " + text(rows_per_page));
@@ -163,25 +232,24 @@ void order_by_co_access(const RowGroups& rows, std::int64_t rows_per_page, int i
   if (iterations < 0) {
     throw std::invalid_argument("iterations: must not be negative, got " + text(iterations));
   }
-  std::vector<float> logs(std::size_t{checked_largest(rows, order)} + 3);
+  std::uint32_t largest = 0;
+  std::vector<Part> level;
+  level.push_back(whole(pairs, order, &largest));
+  if (level[0].num_rows() <= rows_per_page) return;
+  std::vector<float> logs(std::size_t{largest} + 3);
   for (std::size_t n = 1; n < logs.size(); ++n) logs[n] = std::log2(static_cast<float>(n));
 
   std::vector<Bisection> cutters;
   for (int thread = 0; thread < (pool == nullptr ? 1 : pool->num_threads()); ++thread) {
-    cutters.emplace_back(rows, iterations, order, logs);
+    cutters.emplace_back(rows_per_page, iterations, order, logs);
   }
-  // Ranges of one level do not touch each other: each is cut by one thread.
-  std::vector<Range> level{{0, rows.num_rows}};
+  // Parts of one level do not touch each other: each is cut by one thread.
   while (!level.empty()) {
-    std::erase_if(level, [&](Range range) { return range.last - range.first <= rows_per_page; });
-    const auto middle = [&](Range range) {
-      const std::int64_t pages = (range.last - range.first + rows_per_page - 1) / rows_per_page;
-      return range.first + (pages + 1) / 2 * rows_per_page;
-    };
+    std::vector<Part> next(2 * level.size());
     const auto body = [&](std::int64_t begin, std::int64_t end, int thread) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const Range range = level[static_cast<std::size_t>(i)];
-        cutters[static_cast<std::size_t>(thread)].cut(range, middle(range));
+      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+        std::tie(next[2 * i], next[2 * i + 1]) = cutters[static_cast<std::size_t>(thread)].cut(level[i]);
+        level[i] = Part{};  // frees its memory
       }
     };
     const auto size = static_cast<std::int64_t>(level.size());
@@ -190,11 +258,7 @@ void order_by_co_access(const RowGroups& rows, std::int64_t rows_per_page, int i
     } else {
       pool->parallel_for(size, 1, body);
     }
-    std::vector<Range> next;
-    for (const Range range : level) {
-      next.push_back({range.first, middle(range)});
-      next.push_back({middle(range), range.last});
-    }
+    std::erase_if(next, [](const Part& part) { return part.num_rows() == 0; });
     level = std::move(next);
   }
 }

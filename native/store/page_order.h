@@ -6,8 +6,12 @@
 // paper; it still tells hot from cold where a group is so large that it touches both sides however they are
 // cut, which is why rows that are not related at all end up ordered by frequency.
 //
-// Work: about (row, group) pairs * levels * iterations, levels = log2(pages). Memory: 16 bytes a group a
-// thread and 24 bytes a row, besides the input.
+// Each half is cut further on its own: it keeps of each group what lies in it, and forgets groups of which it
+// has only one row, for those cost the same wherever they are. So the work shrinks level by level, and fits
+// into a core's cache soon.
+//
+// Work: about pairs * levels * iterations at most, levels = log2(pages). Memory: about 16 bytes a pair and 16
+// a row, besides the input.
 #pragma once
 
 #include <cstdint>
@@ -16,18 +20,16 @@
 
 namespace screc {
 
-// Row i was read with groups [starts[i], starts[i + 1]) of `groups`, each < num_groups and each once.
+// Row rows[i] was read with group groups[i]; each pair once, rows < num_rows, groups < num_groups.
 struct RowGroups {
-  const std::int64_t* starts;  // [num_rows + 1]
-  const std::uint32_t* groups;
-  std::int64_t num_rows;
-  std::int64_t num_groups;
+  const std::uint32_t *rows, *groups;
+  std::int64_t num_pairs, num_rows, num_groups;
 };
 
 // Orders the rows 0 to num_rows - 1 into pages of `rows_per_page`; `order` [num_rows] holds the first order
 // on entry, any permutation (by frequency does well). The answer depends on the input alone, not on the
 // threads. Throws std::invalid_argument when the input is not as described above.
-void order_by_co_access(const RowGroups& rows, std::int64_t rows_per_page, int iterations, ThreadPool* pool,
+void order_by_co_access(const RowGroups& pairs, std::int64_t rows_per_page, int iterations, ThreadPool* pool,
                         std::uint32_t* order);
 
 }  // namespace screc

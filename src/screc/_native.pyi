@@ -397,11 +397,11 @@ def build_hash_index(ids: Annotated[NDArray, dict(device='cpu', writable=False)]
     keys_out (int64 [c], c > n) and slots_out (uint32 [c]).
     """
 
-def order_by_co_access(starts: Annotated[NDArray, dict(device='cpu', writable=False)], groups: Annotated[NDArray, dict(device='cpu', writable=False)], num_groups: int, rows_per_page: int, iterations: int, order: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
+def order_by_co_access(rows: Annotated[NDArray, dict(device='cpu', writable=False)], groups: Annotated[NDArray, dict(device='cpu', writable=False)], num_groups: int, rows_per_page: int, iterations: int, order: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
     """
     Orders rows 0 to n - 1 so that rows read together share pages of rows_per_page rows.
 
-    Row i is in groups[starts[i] : starts[i + 1]] (uint32 below num_groups; starts int64 [n + 1]); order
+    Row rows[i] is in group groups[i], each pair once (uint32 [pairs]; groups below num_groups); order
     (uint32 [n]) holds the first order, any permutation, and receives the answer. Recursive bisection, at
     most `iterations` rounds of exchanges per cut. The answer does not depend on the pool.
     """
@@ -619,11 +619,11 @@ def count_batch(counters: Sequence[RowCounter], ids: Annotated[NDArray, dict(dev
     Returns int64 [tables]: samples whose bag is not empty.
     """
 
-def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
+def count_distinct(ids: Annotated[NDArray, dict(device='cpu', writable=False)], offsets: Annotated[NDArray, dict(device='cpu', writable=False)], batch_size: int, window: int, every: int = 1, pool: ThreadPool | None = None) -> Annotated[NDArray[numpy.int64], dict(shape=(None, None))]:
     """
-    Different rows of every table in each whole window of `window` samples of a batch.
+    Different rows of every table in every every-th whole window of `window` samples of a batch.
 
-    Returns int64 [tables, batch_size // window].
+    Returns int64 [tables, ceil((batch_size // window) / every)].
     """
 
 class HotSketch:

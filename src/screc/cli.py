@@ -323,14 +323,24 @@ def profile(
     drift_from: Annotated[
         Path | None, typer.Option(help="Statistics of an earlier log, to show what changed since.")
     ] = None,
+    co_access: Annotated[
+        bool, typer.Option("--co-access", help="Also what ordering rows by co-access would be worth.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw what was counted (.svg or .png).")] = None,
     on_error: BadLines = OnError.RAISE,
     as_json: Json = False,
 ) -> None:
     """Count how often each row of each table is looked up."""
     from screc.planning import parse_bytes
-    from screc.statistics import AccessStatistics, drift_summary, measure_drift, plot_statistics
-    from screc.statistics import statistics_summary as summary
+    from screc.statistics import (
+        AccessStatistics,
+        co_access_summary,
+        drift_summary,
+        measure_co_access,
+        measure_drift,
+        plot_statistics,
+        statistics_summary,
+    )
     from screc.storage import Checkpoint
 
     console = _console(as_json)
@@ -346,11 +356,20 @@ def profile(
     counted.save(out)
     if plot:
         plot_statistics(counted, plot, drift=drift)
-    summary(counted, console)
+    statistics_summary(counted, console)
     if drift:
         drift_summary(drift, console)
     console.print(f"written: {out}")
-    _finish(as_json, counted.to_dict() | {"drift": [asdict(one) for one in drift]})
+    together = ()
+    if co_access:
+        with _progress(console, "ordering rows") as report:
+            together = measure_co_access(log, limit=limit, progress=report)
+        co_access_summary(together, console)
+    _finish(
+        as_json,
+        counted.to_dict()
+        | {"drift": [asdict(one) for one in drift], "co_access": [asdict(one) for one in together]},
+    )
 
 
 @app.command()
@@ -446,6 +465,7 @@ def plan(
         SystemSpec,
         compare_plans,
         comparison_summary,
+        format_bytes,
         plan_summary,
         plot_plan,
         table_alternatives,
@@ -474,6 +494,7 @@ def plan(
             counted,
             dim=checkpoint.model["embedding_dim"] if checkpoint else dim,
             weights=list(checkpoint.dense().values()) if checkpoint else (),
+            tables=checkpoint.tables if checkpoint else (),
             method=method.value,
             options={
                 "dram": dram,
@@ -489,6 +510,9 @@ def plan(
                 "time-limit": str(time_limit),
             },
         )
+        if request.kept_bytes:
+            kept = format_bytes(request.kept_bytes)
+            console.print(f"{kept} of the DRAM is left to the indices of the pages of sparse tables")
         if system:
             host = SystemSpec.load(system)
         else:

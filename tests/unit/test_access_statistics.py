@@ -78,10 +78,10 @@ def test_different_rows_per_batch_equal_naive_counting() -> None:
     random = np.random.default_rng(0)
     bags = [[random.integers(0, 30, random.integers(0, 4)).tolist(), [7]] for _ in range(1000)]
     log = Log((Spec("a", 30), Spec("b", 9)), bags)
-    first, second = AccessStatistics.collect(log, batch_size=300).tables
-    # The batches read have 300, 300, 300 and 100 samples: four windows of 64 in each of three, and one.
-    starts = [(64, [0, 64, 128, 192, 300, 364, 428, 492, 600, 664, 728, 792, 900]), (256, [0, 300, 600])]
-    assert [(one.batch_size, one.batches) for one in first.distinct] == [(64, 13), (256, 3)]
+    first, second = AccessStatistics.collect(log, batch_size=600).tables
+    # The batches read have 600 and 400 samples: nine windows of 64 in the first, every eighth counts.
+    starts = [(64, [0, 512, 600]), (256, [0, 600])]
+    assert [(one.batch_size, one.batches) for one in first.distinct] == [(64, 3), (256, 2)]
     for one, (size, windows) in zip(first.distinct, starts, strict=True):
         lookups = [[i for bag in bags[start : start + size] for i in bag[0]] for start in windows]
         assert one.lookups == np.mean([len(window) for window in lookups])
@@ -98,9 +98,9 @@ def test_a_long_log_is_measured_here_and_there() -> None:
     bags = [[[sample % (1 + sample // 64)]] for sample in range(64 * 100)]
     (table,) = AccessStatistics.collect(Log((Spec("t", 100),), bags), batch_size=64).tables
     (one,) = table.distinct
-    # Every second batch once there are 32, every fourth once there are 32 of these.
-    assert one.batches == 25
-    assert one.rows == np.mean([min(64, 1 + batch) for batch in range(0, 100, 4)])
+    # Every second batch once there are 8, every fourth once there are 8 of these, and so on.
+    assert one.batches == 7
+    assert one.rows == np.mean([min(64, 1 + batch) for batch in range(0, 100, 16)])
 
 
 def test_limit_reads_no_further_and_progress_tells_the_end() -> None:

@@ -18,6 +18,7 @@ from benchmarks.limits import cached_share, line_bytes
 from benchmarks.ours import Form, build_engines
 from benchmarks.pauses import Pauses, allowed_latencies
 from benchmarks.peers import AbsentError
+from benchmarks.table_sets import DISTRIBUTIONS, meta_reuse
 from benchmarks.torch_arms import TorchArms
 from benchmarks.workload import SKEWS, RandomTables, Workload, dense_tensors
 from screc.serving import Engine
@@ -194,3 +195,18 @@ def test_without_pauses_the_latencies_are_those_of_a_queue_with_two_servers():
     never = Pauses(1.0, np.zeros(0), np.zeros(0))
     arrivals = np.array([0.0, 0.1, 0.2, 0.3])
     np.testing.assert_allclose(allowed_latencies(arrivals, 1.0, [never, never]), [1.0, 1.0, 1.8, 1.8])
+
+
+def test_a_table_set_keeps_its_bags_whatever_the_ids() -> None:
+    tables = meta_reuse(tables=2, rows=50, pooling=3, samples=300)
+    batches = {kind: tables.batches(128, kind) for kind in DISTRIBUTIONS}
+    assert all(len(own) == 2 for own in batches.values())
+    for own in batches.values():
+        assert np.array_equal(own[1].offsets, np.arange(2 * 128 + 1) * 3)
+        assert 0 <= own[1].ids.min() <= own[1].ids.max() < 50
+    assert np.array_equal(batches["trace"][0].table_ids(1), tables.ids[1][: 128 * 3])
+    assert len(np.unique(batches["one_row"][0].ids)) == 1
+    for kind in DISTRIBUTIONS:
+        assert tables.curve(0, kind).share(50) == pytest.approx(1.0)
+    assert tables.curve(0, "one_row").share(1) == 1.0
+    assert tables.curve(0, "zipf").share(5) > tables.curve(0, "uniform").share(5)

@@ -21,7 +21,10 @@ FLAGS = {
         *("table_optimizer", "shuffle", "checkpoint_every", "seed", "threads", "restart", "on_error"),
         "as_json",
     },
-    "profile": {"data", "out", "model", "limit", "memory", "drift_from", "plot", "on_error", "as_json"},
+    "profile": {
+        *("data", "out", "model", "limit", "memory", "drift_from", "co_access", "plot", "on_error"),
+        "as_json",
+    },
     "sensitivity": {
         *("model", "data", "statistics", "out", "samples", "tt_ranks", "plans", "plot"),
         "as_json",

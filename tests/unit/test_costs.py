@@ -10,7 +10,7 @@ import pytest
 from planning_samples import made_up_sensitivity, zipf_table
 
 from screc.planning import reference_system
-from screc.planning.caches import Hottest
+from screc.planning.caches import Traffic, calls_per_batch
 from screc.planning.costs import Placement, Rates, TableCosts, tt_sizes
 from screc.planning.system import BagRate
 from screc.statistics import AccessStatistics, TableStatistics
@@ -72,21 +72,27 @@ def random_layout(model: TableCosts, random: np.random.Generator) -> TableLayout
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(1, 16), (2, 8), (40, 16), (3000, 64), (700, 1200)])
-@pytest.mark.parametrize("parts", [1, 3])
-def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: int, parts: int) -> None:
+@pytest.mark.parametrize(("parts", "calls"), [(1, 1), (3, 1), (1, 4)])
+def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(
+    rows: int, dim: int, parts: int, calls: int
+) -> None:
     table = zipf_table("t", rows * parts, samples=500, pooling=3)
-    cached = {
-        row_bytes(f, dim, scale): [("private", 3), ("llc", 17)]
+    near = [("private", 0.01), ("llc", 0.3)]
+    reaches = {
+        row_bytes(f, dim, scale): near
         for f, scale in (("fp32", "row"), ("fp16", "row"), ("int8", "row"), ("int4", "table"))
-    } | {64: [("private", 3), ("llc", 17)]}
+    } | {64: near}
     part = parts - 1
-    model = costs_of(table, dim=dim, cached=cached, parts=parts, part=part)
+    model = costs_of(table, dim=dim, reaches=reaches, calls=calls, parts=parts, part=part)
     p = smoothed(table)[part::parts]
     assert model.num_embeddings == rows == p.size
     lookups = 256 * 3 * p.sum()
     assert model.lookups == pytest.approx(lookups)
     ranks = np.arange(rows)
     asked = 256 * 3 * p
+    # Look-ups by the place where their row is found: private, llc, dram.
+    late, later = (asked * np.exp(-batches * asked) for _, batches in near)
+    found = np.stack((asked - late, late - later, later))
     random = np.random.default_rng(0)
     for _ in range(40):
         layout = random_layout(model, random)
@@ -106,25 +112,21 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
             elif band.memory == "ssd":
                 geometry = PageGeometry.of(layout.row_bytes(b))
                 groups = -(-layout.slots(b) // geometry.rows_per_page)
-                touched = (1 - np.exp(-asked[inside])).sum()
-                pages = groups * (1 - np.exp(-touched / groups)) * geometry.pages_per_row
+                touched = (1 - np.exp(-asked[inside] / calls)).sum()
+                pages = calls * groups * (1 - np.exp(-touched / groups)) * geometry.pages_per_row
                 further = max(asked[inside].sum() - pages, 0.0)
-                near = SYSTEM.row_ns(band.format, dim, band.scale, "llc")
-                expected["seconds"] = 1e-9 * (pages * SYSTEM.page_ns + further * near)
+                ns = SYSTEM.row_ns(band.format, dim, band.scale, "llc")
+                expected["seconds"] = 1e-9 * (pages * SYSTEM.page_ns + further * ns)
                 expected["pages"], expected["traffic"] = pages, 4096 * pages
-                read = pages / geometry.pages_per_row
-                beside = pages - read * (1 - read / groups)
+                read = pages / calls / geometry.pages_per_row
+                beside = pages - calls * read * (1 - read / groups)
                 expected["reads"] = pages - (1 - SYSTEM.ssd.adjacent) * beside
             else:
-                places = np.where(ranks < 3, 0, np.where(ranks < 17, 1, 2))
-                if band.memory == "llc":
-                    places[:] = 0
-                ns = np.array(
-                    [SYSTEM.row_ns(band.format, dim, band.scale, w) for w in ("private", "llc", "dram")]
-                )
-                expected["seconds"] = 1e-9 * (asked * ns[places])[inside].sum()
+                here = np.stack((asked, 0 * asked, 0 * asked)) if band.memory == "llc" else found
+                ns = [SYSTEM.row_ns(band.format, dim, band.scale, w) for w in ("private", "llc", "dram")]
+                expected["seconds"] = 1e-9 * (ns @ here)[inside].sum()
                 lines = -(-layout.row_bytes(b) // 64) * 64
-                expected["traffic"] = lines * asked[inside & (places == 2)].sum()
+                expected["traffic"] = lines * here[2][inside].sum()
             if band.stop == rows:
                 expected["seconds"] += 1e-9 * 256 * SYSTEM.bag_ns(dim)
             size = layout.index_bytes(b)
@@ -132,13 +134,13 @@ def test_costs_equal_sums_over_rows_and_the_layouts_own_bytes(rows: int, dim: in
             if size:
                 kind = index_kind(rows, band.num_rows)
                 after = ranks >= band.start
+                ns = [SYSTEM.index_ns(kind, w) for w in ("private", "llc", "dram")]
+                far = later if size > 1e3 else 0 * asked
+                here = np.stack((0 * asked, asked - far, far))
                 if band.memory == "llc":
-                    where = np.zeros(rows, int)
-                else:
-                    where = np.where((ranks < 17) | (size <= 1e3), 1, 2)
-                    expected["traffic"] += 64 * asked[after & (where == 2)].sum()
-                ns = np.array([SYSTEM.index_ns(kind, w) for w in ("private", "llc", "dram")])
-                index = 1e-9 * (asked * ns[where])[after].sum()
+                    here = np.stack((asked, 0 * asked, 0 * asked))
+                expected["traffic"] += 64 * here[2][after].sum()
+                index = 1e-9 * (ns @ here)[after].sum()
             assert costs.index_seconds[b] == pytest.approx(index, rel=1e-6, abs=1e-15)
             assert costs.row_seconds[b] == pytest.approx(expected["seconds"], rel=1e-6, abs=1e-15)
             assert costs.pages[b] == pytest.approx(expected["pages"], rel=1e-6, abs=1e-9)
@@ -224,20 +226,48 @@ def test_bands_too_small_for_their_tt_rank_are_not_possible() -> None:
     assert model.possible(Placement("int8", "dram"), start, stop).all()
 
 
-def test_a_cache_holds_the_rows_that_are_looked_up_most() -> None:
+def test_a_cache_reaches_as_far_back_as_what_passes_fills_it() -> None:
     tables = [zipf_table("a", 300, samples=400), zipf_table("b", 50, samples=90, seed=1)]
     lookups, sizes = np.array([100.0, 900.0]), np.array([64, 256])
     rate = np.concatenate([n * smoothed(t) for n, t in zip(lookups, tables, strict=True)])
-    owner = np.repeat([0, 1], [300, 50])
-    hottest = Hottest([table.smoothed_curve for table in tables], lookups)
-    for capacity in (0, 63, 1000, 5000, 12_000, 10**6):
-        held = hottest.held(sizes, capacity)
-        assert (held * sizes).sum() <= capacity
-        order = np.argsort(-rate, kind="stable")
-        fits = np.cumsum(sizes[owner[order]]) <= capacity
-        best = rate[order[fits]].sum()
-        got = sum(rate[owner == table][:rows].sum() for table, rows in enumerate(held))
-        assert got == pytest.approx(best, rel=0.02, abs=rate.max())
-    assert hottest.held(sizes, 10**6).tolist() == [300, 50]
-    nothing = Hottest([tables[0].smoothed_curve], np.array([0.0]))
-    assert nothing.held(np.array([64]), 10**6).tolist() == [0]
+    size = np.repeat(sizes, [300, 50])
+    for passing in (0.0, 500.0):
+        traffic = Traffic([table.smoothed_curve for table in tables], lookups, passing)
+        assert traffic.reach(sizes, 0) == 0
+        for capacity in (100, 1000, 12_000, 25_000):
+            batches = traffic.reach(sizes, capacity)
+            filled = (size * (1 - np.exp(-batches * rate))).sum() + passing * batches
+            assert filled == pytest.approx(capacity, rel=0.03)
+        assert np.isinf(traffic.reach(sizes, 10**6)) == (passing == 0)
+    assert np.isinf(Traffic([tables[0].smoothed_curve], np.array([0.0])).reach(np.array([64]), 10**6))
+
+
+def test_a_cache_of_what_was_used_last_misses_as_predicted() -> None:
+    table = zipf_table("t", 2000, samples=20_000)
+    p = smoothed(table) / smoothed(table).sum()
+    held = 200
+    asked = np.random.default_rng(0).choice(2000, 60_000, p=p)
+    cache: dict[int, None] = {}
+    misses = 0
+    for number, row in enumerate(asked.tolist()):
+        if row in cache:
+            del cache[row]
+        else:
+            misses += number >= 10_000
+            if len(cache) == held:
+                del cache[next(iter(cache))]
+        cache[row] = None
+    curve = table.smoothed_curve
+    reach = Traffic([curve], np.array([100.0])).reach(np.array([64]), 64 * held)
+    assert curve.missed(100 * reach, 2000) == pytest.approx(misses / 50_000, rel=0.05)
+    assert curve.missed(0, 2000) == pytest.approx(1)
+    assert curve.missed(np.inf, np.array([5, 2000])).tolist() == [0, 0]
+
+
+def test_large_batches_are_served_by_several_calls() -> None:
+    kaggle, all_lookups = np.full(26, 16), np.full(64, 64)
+    assert calls_per_batch(1024, np.full(26, 1024.0), kaggle) == 1
+    assert calls_per_batch(4096, np.full(26, 4096.0), kaggle) == 2  # segments of 2304 samples
+    assert calls_per_batch(128, np.full(64, 128.0 * 32), all_lookups) == 2  # 64 MiB of working memory
+    assert calls_per_batch(1, np.full(64, 10.0**6), all_lookups) == 1
+    assert calls_per_batch(1, np.zeros(1), np.ones(1, dtype=int)) == 1

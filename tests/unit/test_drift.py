@@ -138,13 +138,16 @@ def test_the_verb_shows_drift_and_draws_it(tmp_path: Path) -> None:
     first = profile("--data", source, "--out", tmp_path / "s0")
     assert json.loads(first.stdout)["drift"] == []
     arguments = ["--out", tmp_path / "s1", "--drift-from", tmp_path / "s0"]
-    arguments += ["--plot", tmp_path / "day.svg", "--memory", "900KB"]
+    arguments += ["--plot", tmp_path / "day.svg", "--memory", "900KB", "--co-access"]
     second = profile("--data", source + ",first=20000", *arguments)
     assert second.returncode == 0, second.stderr
     found = json.loads(second.stdout)
     assert len(found["drift"]) == len(found["tables"]) == 26
     assert any(not table["exact"] for table in found["tables"])
     assert "by chance" in second.stderr
+    large = {table["name"] for table in found["tables"] if table["num_embeddings"] >= 1000}
+    assert {one["table"] for one in found["co_access"]} == large
+    assert "blocks that a call of 256 samples wants" in second.stderr
     assert "more rows than the memory held" in second.stderr
     assert "hottest of the earlier day" in (tmp_path / "day.svg").read_text()
 

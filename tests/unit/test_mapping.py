@@ -145,6 +145,13 @@ def test_ways_of_a_table() -> None:
     assert [way.num_bytes for way in columns] == [9000 * 32 * 4]
 
 
+def test_rows_of_fewer_columns_than_there_are_cores() -> None:
+    ways = list(
+        table_ways(table("a", uniform(900), dim=8), FlowModel(system=SYSTEM, batch_size=64, cores=32))
+    )
+    assert all(way.split == "samples" for way in ways if way.cores)
+
+
 def test_small_tables_take_the_strategy_that_was_fastest() -> None:
     model = FlowModel(system=SYSTEM, batch_size=64, cores=2)
 

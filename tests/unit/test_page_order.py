@@ -18,7 +18,7 @@ from recipes.page_orders import BagLog
 from screc import _native
 from screc.data import open_log
 from screc.planning import PlanError, check_page_orders, make_plan, reference_system
-from screc.statistics import AccessStatistics, PageOrderConfig, make_page_orders
+from screc.statistics import AccessStatistics, PageOrderConfig, make_page_orders, measure_co_access
 from screc.statistics.coaccess import CoAccessSample, co_access_order
 from screc.storage import Artifact, Band, PageOrder, RowStore, TableLayout, pack, verify
 
@@ -75,11 +75,13 @@ def test_every_id_has_one_slot(data: st.DataObject) -> None:
         first,
         data.draw(st.integers(1, 9)),
         samples_per_call=data.draw(st.integers(1, 5)),
+        hot_rows=(hot := data.draw(st.integers(0, rows))),
         iterations=data.draw(st.integers(0, 5)),
         threads=data.draw(st.integers(1, 2)),
     )
     assert order.dtype == np.uint32
     assert sorted(order) == list(range(rows))
+    assert (order[:hot] == first[:hot]).all()
     # Rows that came with no other keep the first order, at the end.
     if not bags:
         assert (order == first).all()
@@ -137,9 +139,8 @@ def test_more_lookups_than_fit_are_thinned_by_whole_calls() -> None:
     [
         ({"order": [0, 1, 1]}, r"order\[2\] is 1; every row from 0 to 2"),
         ({"order": [0, 1, 3]}, r"order\[2\] is 3"),
-        ({"order": [0, 1]}, r"order: expected shape \[3\]"),
-        ({"starts": [0, 2, 1, 3]}, r"starts\[2\] is 1, below the 2"),
-        ({"starts": [0, 1, 2, 4]}, "starts: must run from 0 to the 3"),
+        ({"order": [0, 1]}, r"rows\[2\] is 2, there are 2 rows"),
+        ({"rows": [0, 1]}, r"groups: expected shape \[2\], got \[3\]"),
         ({"groups": [0, 1, 2]}, r"groups\[2\] is 2, there are 2 groups"),
         ({"rows_per_page": 0}, "rows_per_page: must be at least 1, got 0"),
         ({"iterations": -1}, "iterations: must not be negative"),
@@ -147,10 +148,9 @@ def test_more_lookups_than_fit_are_thinned_by_whole_calls() -> None:
     ],
 )
 def test_the_native_order_refuses_wrong_input(change: dict, words: str) -> None:
-    arguments = {"starts": [0, 1, 2, 3], "groups": [0, 1, 1], "num_groups": 2, "rows_per_page": 1}
+    arguments = {"rows": [0, 1, 2], "groups": [0, 1, 1], "num_groups": 2, "rows_per_page": 1}
     arguments |= {"iterations": 1, "order": [0, 1, 2]} | change
-    dtypes = {"starts": np.int64, "groups": np.uint32, "order": np.uint32}
-    arguments = {k: np.array(v, dtypes[k]) if k in dtypes else v for k, v in arguments.items()}
+    arguments = {k: np.array(v, np.uint32) if isinstance(v, list) else v for k, v in arguments.items()}
     with pytest.raises(ValueError, match=words):
         _native.order_by_co_access(**arguments)
 
@@ -184,6 +184,35 @@ def test_reads_are_measured_on_what_was_not_counted() -> None:
     assert reads.index_bytes == 4 * 3000
     assert reads.by_co_access < 0.7 * reads.by_id
     assert reads.fewest <= reads.by_co_access
+
+
+def test_blocks_of_every_size_are_measured_on_what_was_not_counted() -> None:
+    bags = communities(4000)
+    log = BagLog(bags, 3000)
+    config = PageOrderConfig(samples_per_call=20, hot_share=0.05)
+    (found,) = measure_co_access(log, config)
+    counted = np.bincount(np.concatenate(bags[:3600]), minlength=3000)
+    frequency = np.argsort(-counted, kind="stable").astype(np.uint32)
+    together = co_access_order(*flat(bags[:3600]), frequency, 15, hot_rows=150, samples_per_call=20)
+    calls = [np.concatenate(bags[i : i + 20]) for i in range(3600, 4000, 20)]
+    assert found.calls == 20
+    assert found.rows == pytest.approx(np.mean([np.unique(call).size for call in calls]))
+    assert {reads.block: reads.block_rows for reads in found.reads} == {
+        "256-byte rows": 15,
+        "64-byte rows": 63,
+        "TT prefix": 16,  # of 14 x 14 x 16 rows
+    }
+    for reads in found.reads:
+        rows = reads.block_rows
+        assert reads.fewest == pytest.approx(np.mean([-(-np.unique(call).size // rows) for call in calls]))
+        assert reads.by_id == pytest.approx(pages_read(calls, np.arange(3000), rows))
+        assert reads.by_frequency == pytest.approx(pages_read(calls, slots_of(frequency), rows))
+        assert reads.by_co_access == pytest.approx(pages_read(calls, slots_of(together), rows))
+    assert found.reads[0].by_co_access < 0.7 * found.reads[0].by_id
+    with pytest.raises(ValueError, match="log: 30 samples are too few"):
+        measure_co_access(log, config, limit=30)
+    assert measure_co_access(BagLog(bags, 3000), config, limit=1000)[0].calls == 5
+    assert measure_co_access(BagLog([np.array([1])] * 400, 999), config) == ()
 
 
 def test_a_table_without_a_saving_keeps_the_order_of_its_ids() -> None:

@@ -27,6 +27,7 @@ from screc.planning import (
     predict,
     reference_system,
 )
+from screc.planning.caches import calls_per_batch
 from screc.planning.candidates import enumerate_candidates
 from screc.planning.costs import Placement
 from screc.planning.prediction import table_models
@@ -235,9 +236,9 @@ def test_one_row_tables_unseen_tables_and_absurd_pooling() -> None:
         plan = make_plan(statistics, 16, SYSTEM, dram_fraction=fraction, batch_size=4096)
         assert plan.predicted.tables[1].device_seconds == 0
         assert plan.predicted.tables[3].lookups == 4096 * 5000
-        assert (
-            plan.predicted.pages_per_batch <= 1 + 1
-        )  # a page is read once per batch, however often asked for
+        # A page is read once per call, however often asked for.
+        calls = calls_per_batch(4096, np.array([4096, 0, 0, 4096 * 5000]), np.full(4, 16))
+        assert plan.predicted.pages_per_batch <= calls * (1 + 1)
     only = AccessStatistics((never("never", 1000),))
     plan = make_plan(only, 16, SYSTEM, dram_bytes=0)
     assert (plan.predicted.seconds_per_batch, plan.gap) == (0, 0)

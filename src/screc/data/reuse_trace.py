@@ -21,7 +21,8 @@ from screc.data.hashing import coprime
 from screc.data.log import TableSpec, check_batch_arguments, parse_settings, rebatch
 
 CHUNK_ROWS = 4096
-"""Samples drawn together; part of the recipe."""
+"""Samples drawn together; part of the recipe. A sixteenth of it where there are more than ``_FEW_TABLES``."""
+_FEW_TABLES = 64
 # The coldest rows' intensity at most: of these, one in 16 that a batch asks for is asked for twice or more.
 _MOST_COLD = 0.125
 _LN2 = math.log(2.0)
@@ -112,8 +113,10 @@ class ReuseTraceConfig:
         num_rows: samples.
         year: the published batch, "2021" or "2022".
         tables: embedding tables; each has its part of the published batch's rows and look-ups.
-        table_rows: rows of each table. How many there are beyond those that a batch asks for was not
-            published, so it is free: the coldest rows share their look-ups.
+        table_rows: rows of each table, one number for all or one for each. How many there are beyond those
+            that a batch asks for was not published, so it is free: the coldest rows share their look-ups.
+        traffic: look-ups and different rows of each table as a multiple of a published table's mean; 1 for
+            all by default.
         seed: of the tables and of the look-ups.
         first_row: the log is samples [first_row, first_row + num_rows) of an endless stream.
     """
@@ -121,22 +124,36 @@ class ReuseTraceConfig:
     num_rows: int
     year: str = "2021"
     tables: int = 8
-    table_rows: int = 4_000_000
+    table_rows: int | tuple[int, ...] = 4_000_000
+    traffic: tuple[float, ...] = ()
     seed: int = 1
     first_row: int = 0
 
     def __post_init__(self) -> None:
         if self.year not in PROFILES:
             raise ValueError(f"year: expected one of {', '.join(PROFILES)}, got {self.year!r}")
-        for field in ("num_rows", "tables", "table_rows"):
+        for field in ("num_rows", "tables"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: must be at least 1, got {getattr(self, field)}")
-        if self.table_rows > 1 << 40:
-            raise ValueError(f"table_rows: must be at most 2^40, got {self.table_rows}")
+        for field, numbers in (("table_rows", self.sizes), ("traffic", self.traffic)):
+            if numbers and len(numbers) != self.tables:
+                raise ValueError(f"{field}: has {len(numbers)} entries for {self.tables} tables")
+        if min(self.sizes) < 1:
+            raise ValueError(f"table_rows: must be at least 1, got {min(self.sizes)}")
+        if max(self.sizes) > 1 << 40:
+            raise ValueError(f"table_rows: must be at most 2^40, got {max(self.sizes)}")
+        for part in self.traffic:
+            if not 0 < part < math.inf:
+                raise ValueError(f"traffic: must be positive and finite, got {part}")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: must be in [0, 2^63), got {self.seed}")
         if self.first_row < 0 or self.first_row + self.num_rows > 1 << 60:
             raise ValueError(f"first_row: must be in [0, 2^60 - num_rows], got {self.first_row}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of every table."""
+        return (self.table_rows,) * self.tables if isinstance(self.table_rows, int) else self.table_rows
 
     @classmethod
     def parse(cls, text: str) -> ReuseTraceConfig:
@@ -151,12 +168,14 @@ class _Table:
     """One table's classes of rows, hottest first; the last holds the cold rows.
 
     Attributes:
+        num_embeddings: rows of the table.
         starts, rows: float64 [classes], first rank and number of rows of each class.
         cumulative: float64 [classes], share of the look-ups that end in this class or before.
         pooling: look-ups per sample, mean.
         multiplier, addend: from rank to id.
     """
 
+    num_embeddings: int
     starts: np.ndarray
     rows: np.ndarray
     cumulative: np.ndarray
@@ -164,7 +183,7 @@ class _Table:
     multiplier: int
     addend: int
 
-    def ids(self, uniform: np.ndarray, num_embeddings: int) -> np.ndarray:
+    def ids(self, uniform: np.ndarray) -> np.ndarray:
         """int64 ids of uniform numbers; the array is used up."""
         found = np.searchsorted(self.cumulative, uniform, side="right")
         np.minimum(found, self.cumulative.size - 1, out=found)
@@ -179,7 +198,7 @@ class _Table:
         ranks += self.starts[found].astype(np.int64)
         ranks *= self.multiplier
         ranks += self.addend
-        ranks %= num_embeddings
+        ranks %= self.num_embeddings
         return ranks
 
 
@@ -189,31 +208,42 @@ def _draw_tables(config: ReuseTraceConfig) -> tuple[_Table, ...]:
     octaves = np.arange(profile.first_octave, profile.first_octave + len(profile.octave_rows))[::-1]
     distinct = profile.distinct / profile.num_tables  # of one table
     expected = distinct * np.array(profile.octave_rows)[::-1]
+    traffic = np.array(config.traffic or (1.0,) * config.tables)
     # Hot rows are fewer than tables: who has one is up to the phase, and their number to the tables.
-    edges = np.floor(expected * np.arange(config.tables + 1)[:, None] + stream.random(octaves.size))
-    cold_lookups = distinct * profile.cold_lookups
-    most = min(config.table_rows, (1 << 61) // config.table_rows)  # times a rank it must fit 63 bits
+    before = np.concatenate(([0.0], np.cumsum(traffic)))
+    edges = np.floor(expected * before[:, None] + stream.random(octaves.size))
     tables = []
-    for rows in np.diff(edges, axis=0):
+    for number, (rows, size) in enumerate(zip(np.diff(edges, axis=0), config.sizes, strict=True)):
+        cold_lookups = distinct * profile.cold_lookups * traffic[number]
         least = int(rows.sum() + math.ceil(cold_lookups / _MOST_COLD))
-        if config.table_rows < least:
+        if size < least:
             raise ValueError(
-                f"table_rows: a batch of {config.year} asks for so many rows of a table that it needs at "
-                f"least {least}, got {config.table_rows}"
+                f"table_rows: a batch of {config.year} asks for so many rows of table T{number + 1} that it "
+                f"needs at least {least}, got {size}"
             )
         lookups = np.append(rows * 2.0**octaves / _LN2, cold_lookups)
         starts = np.concatenate(([0.0], np.cumsum(rows)))
+        most = min(size, (1 << 61) // size)  # times a rank it must fit 63 bits
         tables.append(
             _Table(
+                num_embeddings=size,
                 starts=starts,
-                rows=np.append(rows, config.table_rows - starts[-1]),
+                rows=np.append(rows, size - starts[-1]),
                 cumulative=np.cumsum(lookups) / lookups.sum(),
                 pooling=float(lookups.sum()) / profile.batch_size,
-                multiplier=coprime(1 + int(stream.integers(most)), config.table_rows),
-                addend=int(stream.integers(config.table_rows)),
+                multiplier=coprime(1 + int(stream.integers(most)), size),
+                addend=int(stream.integers(size)),
             )
         )
     return tuple(tables)
+
+
+def least_rows(year: str, traffic: float) -> int:
+    """Rows that a table needs to have this traffic, about: those that a published batch asks for, and enough
+    cold ones."""
+    profile = PROFILES[year]
+    rows = sum(profile.octave_rows) + profile.cold_lookups / _MOST_COLD
+    return math.ceil(traffic * profile.distinct / profile.num_tables * rows)
 
 
 class ReuseTraceLog:
@@ -228,14 +258,14 @@ class ReuseTraceLog:
     def __init__(self, config: ReuseTraceConfig) -> None:
         self.config = config
         self._tables = _draw_tables(config)
+        self._chunk_rows = CHUNK_ROWS if config.tables <= _FEW_TABLES else CHUNK_ROWS // 16
 
     num_dense = 0
 
     @property
     def tables(self) -> tuple[TableSpec, ...]:
-        """T1, T2, ..., all of the same number of rows."""
-        rows = self.config.table_rows
-        return tuple(TableSpec(f"T{table + 1}", rows) for table in range(len(self._tables)))
+        """T1, T2, and so on."""
+        return tuple(TableSpec(f"T{number + 1}", rows) for number, rows in enumerate(self.config.sizes))
 
     @property
     def num_samples(self) -> int:
@@ -246,22 +276,19 @@ class ReuseTraceLog:
         """See :class:`screc.data.log.ClickLog`."""
         check_batch_arguments(batch_size, skip)
         first = self.config.first_row + skip
-        chunks = self._chunks(first // CHUNK_ROWS, self.config.first_row + self.config.num_rows)
-        return rebatch(chunks, batch_size, skip=first % CHUNK_ROWS)
+        chunks = self._chunks(first // self._chunk_rows, self.config.first_row + self.config.num_rows)
+        return rebatch(chunks, batch_size, skip=first % self._chunk_rows)
 
     def _chunks(self, number: int, end: int) -> Iterator[Batch]:
-        while number * CHUNK_ROWS < end:
-            yield self._chunk(number).rows(0, end - number * CHUNK_ROWS)
+        while number * self._chunk_rows < end:
+            yield self._chunk(number).rows(0, end - number * self._chunk_rows)
             number += 1
 
     def _chunk(self, number: int) -> Batch:
         stream = np.random.Generator(np.random.Philox(key=self.config.seed, counter=[0, 0, 0, number]))
         pooling = np.array([table.pooling for table in self._tables])
-        lengths = stream.poisson(pooling[:, None], (pooling.size, CHUNK_ROWS))
-        ids = [
-            table.ids(stream.random(own.sum()), self.config.table_rows)
-            for table, own in zip(self._tables, lengths, strict=True)
-        ]
+        lengths = stream.poisson(pooling[:, None], (pooling.size, self._chunk_rows))
+        ids = [table.ids(stream.random(own.sum())) for table, own in zip(self._tables, lengths, strict=True)]
         offsets = np.zeros(lengths.size + 1, np.int64)
         np.cumsum(lengths.ravel(), out=offsets[1:])
-        return Batch(np.zeros((CHUNK_ROWS, 0), np.float32), np.concatenate(ids), offsets)
+        return Batch(np.zeros((self._chunk_rows, 0), np.float32), np.concatenate(ids), offsets)

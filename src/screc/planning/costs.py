@@ -36,8 +36,8 @@ LINE_BYTES = 64
 # Without a sensitivity a TT look-up is never predicted faster than a row from DRAM, but a little slower:
 # accuracy that nobody measured is not to be spent for nanoseconds, and where both fit the exact rows win.
 _TT_OVER_DRAM = 1.01
-# Ranks that a hardware-managed cache holds, hottest first: (place, ranks up to which rows are found there).
-CachedRanks = Sequence[tuple[Where, int]]
+# Caches that the hardware manages, nearest first: (place, batches that it reaches back).
+Reaches = Sequence[tuple[Where, float]]
 
 #: What bands use up, in the order of :attr:`BandCosts.usage`.
 RESOURCES = ("seconds", "reads", "traffic", "llc", "dram", "ssd", "loss")
@@ -165,7 +165,8 @@ class TableCosts:
         rates: the machine's.
         batch_size: samples per batch.
         weight: the table's part of all look-ups.
-        cached: by bytes of a row, the ranks that hardware-managed caches hold.
+        reaches: by bytes of a row, how far back the caches reach that the hardware manages.
+        calls: that serve a batch; each reads its pages by itself.
         index_part: bytes of the shared cache that one index may fill and stay there.
         sensitivity: what the table loses in each format; None: only TT bands cost accuracy, as their share of
             the look-ups.
@@ -177,7 +178,8 @@ class TableCosts:
     rates: Rates
     batch_size: int
     weight: float = 1.0
-    cached: Mapping[int, CachedRanks] = field(default_factory=dict)
+    reaches: Mapping[int, Reaches] = field(default_factory=dict)
+    calls: int = 1
     index_part: float = 0.0
     sensitivity: TableSensitivity | None = None
     parts: int = 1
@@ -315,35 +317,36 @@ class TableCosts:
         assert placement.format != "tt"
         return self.rates.row_ns(placement.format, self.embedding_dim, placement.scale, where)
 
-    def _places(self, row_bytes: int) -> list[tuple[Where, int]]:
-        """Where rows that live in DRAM are found, hottest first: (place, first rank not found there)."""
-        held = self.cached.get(row_bytes, ())
-        return [(where, min(stop, self.num_embeddings)) for where, stop in held] + [
-            ("dram", self.num_embeddings)
-        ]
-
     def _row_seconds(
         self, placement: Placement, start: np.ndarray, stop: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Device-seconds, and bytes from DRAM, of look-ups of rows in DRAM or llc."""
+        size = self._row_bytes(placement)
         if placement.memory == "llc":
-            found: list[tuple[Where, int]] = [("private", self.num_embeddings)]
+            found: list[tuple[Where, np.ndarray]] = [("private", self._missed(0.0, start, stop))]
         else:
-            found = self._places(self._row_bytes(placement))
-        lines = -(-self._row_bytes(placement) // LINE_BYTES) * LINE_BYTES
-        seconds, traffic, reached = np.zeros(len(start)), np.zeros(len(start)), 0
-        for where, end in found:
-            here = self._lookups_in(start, stop, reached, end)
+            found = self._found(self.reaches.get(size, ()), start, stop)
+        seconds, traffic = np.zeros(len(start)), np.zeros(len(start))
+        for where, here in found:
             seconds += 1e-9 * self._row_ns(placement, where) * here
             if where == "dram":
-                traffic += lines * here
-            reached = max(reached, end)
+                traffic += -(-size // LINE_BYTES) * LINE_BYTES * here
         return seconds, traffic
 
-    def _lookups_in(self, start: np.ndarray, stop: np.ndarray, low: int, high: int) -> np.ndarray:
-        """Look-ups of ranks both in [start, stop) and in [low, high)."""
-        first, end = np.clip(start, low, max(low, high)), np.clip(stop, low, max(low, high))
-        return self.lookups * (self.curve.share(end) - self.curve.share(first))
+    def _found(self, reaches: Reaches, start: np.ndarray, stop: np.ndarray) -> list[tuple[Where, np.ndarray]]:
+        """Look-ups of ranks [start, stop) that find their row in each place."""
+        left = self._missed(0.0, start, stop)
+        found: list[tuple[Where, np.ndarray]] = []
+        for where, batches in reaches:
+            beyond = np.minimum(left, self._missed(batches, start, stop))
+            found.append((where, left - beyond))
+            left = beyond
+        return [*found, ("dram", left)]
+
+    def _missed(self, batches: float, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Look-ups of ranks [start, stop) whose row was not asked for in so many batches before."""
+        before = batches * self.lookups if self.lookups else 0.0
+        return self.lookups * (self.curve.missed(before, stop) - self.curve.missed(before, start))
 
     def _index_seconds(
         self, placement: Placement, start: np.ndarray, stop: np.ndarray, size: np.ndarray
@@ -355,11 +358,9 @@ class TableCosts:
         if placement.memory == "llc":
             seconds = 1e-9 * self._index_ns(stop - start, "private") * asked
             return np.where(size > 0, seconds, 0.0), np.zeros(len(start))
-        # A small index stays in the cache; of a large one the lines of the ids that are asked for most.
-        hot = max((end for where, end in self._places(LINE_BYTES) if where != "dram"), default=0)
-        far = np.where(
-            size > self.index_part, self._lookups_in(np.maximum(start, hot), rows, 0, rows[0]), 0.0
-        )
+        # A small index stays in the cache; of a large one the lines of the ids that are asked for again.
+        beyond = self._found(self.reaches.get(LINE_BYTES, ()), start, rows)[-1][1]
+        far = np.where(size > self.index_part, beyond, 0.0)
         near = asked - far
         seconds = 1e-9 * (
             self._index_ns(stop - start, "llc") * near + self._index_ns(stop - start, "dram") * far
@@ -381,7 +382,9 @@ class TableCosts:
         """
         geometry = PageGeometry.of(self._row_bytes(placement))
         touched = np.maximum(
-            self.curve.distinct(self.lookups, stop) - self.curve.distinct(self.lookups, start), 0.0
+            self.curve.distinct(self.lookups / self.calls, stop)
+            - self.curve.distinct(self.lookups / self.calls, start),
+            0.0,
         )
         groups = -(-slots // geometry.rows_per_page)
         num_bytes = groups * geometry.pages_per_row * PAGE_BYTES
@@ -390,12 +393,13 @@ class TableCosts:
     def _reads(
         self, placement: Placement, slots: np.ndarray, touched: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pages that bring so many different rows of a band, and reads of lone pages that take as long."""
+        """Pages per batch where each call asks for so many different rows of a band, and reads of lone pages
+        that take as long."""
         geometry = PageGeometry.of(self._row_bytes(placement))
         groups = -(-slots // geometry.rows_per_page)
         read = groups * -np.expm1(-touched / groups)
         reads = self.rates.system.lone_reads(read, groups, geometry.pages_per_row)
-        return read * geometry.pages_per_row, reads
+        return self.calls * read * geometry.pages_per_row, self.calls * reads
 
     def _read_seconds(self, placement: Placement, lookups: np.ndarray, pages: np.ndarray) -> np.ndarray:
         """Device-seconds of look-ups on SSD: of each page, which brings one row, and of each further row."""

@@ -10,7 +10,7 @@ independent draws from its access curve (Che's approximation): over x draws D(x)
 the cache reaches back over so many batches b that the rows of b batches of all tables fill it. From b = 1 on
 a batch misses D(n (b + 1)) - D(n b) of a table's n look-ups, those that ask for a row not drawn in the last b
 batches. Below, nothing of a table is left when its turn comes again: D(n), and where one table alone
-overflows the cache, it misses within the batch too.
+overflows the cache, it misses within the batch too. Around b = 1 the two are blended.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _NEAR_BYTES = 32 * 2**10
 # replacement is not strictly by age, and lines of a set displace each other. Measured on 2 MiB second-level
 # caches (benchmarks/jobs/asymmetric.py), where 1.3 MB of tables stay and 1.6 MB do not.
 _USABLE = 0.7
+# Sets of a cache fill unevenly: some reach back over a whole batch when others do not.
+_NONE_KEPT, _ALL_KEPT = 0.75, 1.5
 _MOST_RUNS = 200
 
 
@@ -213,7 +215,8 @@ class FlowModel:
             missed = min(missed, first)
             far = min(far, missed)
             ns = visit.lookups * near + first * (own - near) + missed * (llc - own) + far * (dram - llc)
-            total += visit.factor * ns
+            bags = visit.lookups / max(visit.table.pooling, 1.0)
+            total += visit.factor * ns + bags * self.system.bag_ns(visit.columns)
             answered += visit.lookups - missed
         return total, answered
 
@@ -284,15 +287,14 @@ def _misses(visits: Sequence[Visit], capacity: float) -> list[float]:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if filled(middle) <= capacity else (low, middle)
     reach = low
-    if reach < 1:
-        return [
-            _within_visit(visit.table, visit.lookups, capacity / size)
-            for size, visit in zip(sizes, visits, strict=True)
-        ]
-    return [
-        visit.table.distinct(visit.lookups * (reach + 1)) - visit.table.distinct(visit.lookups * reach)
-        for visit in visits
-    ]
+    kept = min(1.0, max(0.0, (reach - _NONE_KEPT) / (_ALL_KEPT - _NONE_KEPT)))
+    missed = []
+    for size, visit in zip(sizes, visits, strict=True):
+        table, lookups = visit.table, visit.lookups
+        cold = _within_visit(table, lookups, capacity / size)
+        warm = table.distinct(lookups * (reach + 1)) - table.distinct(lookups * reach)
+        missed.append(kept * min(warm, cold) + (1 - kept) * cold)
+    return missed
 
 
 def _within_visit(table: FlowTable, lookups: float, rows: float) -> float:

@@ -112,17 +112,21 @@ def _all_ways(table: FlowTable, model: FlowModel) -> Iterator[Way]:
         held = _visit_ns(table, model, share, dim, None)
         for strategy, factor in factors.items():
             yield Way(cores=cores, split="samples", strategy=strategy, ns=factor * held, num_bytes=whole)
+        # Copies stand side by side on huge pages, which spread evenly over the sets of a cache.
         strategy = "private" if whole <= MAX_COPY_BYTES else "gather"
         yield Way(cores=cores, split="samples", strategy=strategy, ns=held, num_bytes=whole)
         for reach in _REACHES:
             size = int(table.distinct(reach * share) * table.row_bytes(dim))
             if size < whole:
                 ns = _visit_ns(table, model, share, dim, reach)
-                yield Way(cores=cores, split="samples", strategy="gather", ns=ns, num_bytes=size)
-        yield Way(cores=cores, split="samples", ns=_visit_ns(table, model, share, dim, 0))
+                yield Way(cores=cores, split="samples", strategy=strategy, ns=ns, num_bytes=size)
+        ns = _visit_ns(table, model, share, dim, 0)
+        yield Way(cores=cores, split="samples", strategy=strategy, ns=ns)
         columns = dim // cores
+        if cores == 1 or columns < _LEAST_COLUMNS or dim % cores != 0:
+            continue
         size = table.num_embeddings * table.row_bytes(columns)
-        if cores > 1 and columns >= _LEAST_COLUMNS and dim % cores == 0 and size <= MAX_COPY_BYTES:
+        if size <= MAX_COPY_BYTES:
             ns = _visit_ns(table, model, lookups, columns, None)
             yield Way(cores=cores, split="columns", strategy="private", ns=ns, num_bytes=size)
 
@@ -140,7 +144,8 @@ def _visit_ns(table: FlowTable, model: FlowModel, lookups: float, columns: int, 
     cold = 0.0
     if reach is not None:
         cold = table.distinct(lookups * (reach + 1)) - table.distinct(lookups * reach)
-    return lookups * near + first * (own - near) + cold * (llc - own)
+    bags = lookups / max(table.pooling, 1.0) * model.system.bag_ns(columns)
+    return lookups * near + first * (own - near) + cold * (llc - own) + bags
 
 
 def map_layouts(

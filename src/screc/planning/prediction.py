@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from screc.planning.caches import Hottest
+from screc.planning.caches import Traffic, calls_per_batch
 from screc.planning.costs import LINE_BYTES, RESOURCES, BandCosts, Rates, TableCosts
 from screc.planning.machine import is_private, manages_llc
 from screc.planning.plan import (
@@ -162,27 +162,34 @@ def table_models(
 
 
 def with_caches(models: Sequence[TableCosts], system: SystemSpec) -> list[TableCosts]:
-    """The models with the ranks that the caches hold that hardware manages."""
+    """The models with how far hardware-managed caches reach, and the calls that serve a batch."""
+    if not models:
+        return []
     caches: list[tuple[Where, int]] = [("llc", system.shared.llc_bytes)]
     if not manages_llc(system):
         caches.insert(0, ("private", system.devices.private.llc_bytes))
     caches = [(where, capacity) for where, capacity in caches if capacity > 0]
-    if not caches or not models:
-        return list(models)
-    hottest = Hottest([model.curve for model in models], np.array([model.lookups for model in models]))
+    lookups = np.array([model.lookups for model in models])
+    dims = np.array([model.embedding_dim for model in models])
+    size = models[0].batch_size
+    traffic = Traffic(
+        [model.curve for model in models], lookups, float((8 * lookups + 4 * dims * size).sum())
+    )
 
-    def places(sizes: Sequence[int]) -> list[list[tuple[Where, int]]]:
+    def reaches(sizes: Sequence[int]) -> list[tuple[Where, float]]:
         lines = np.maximum(LINE_BYTES, np.array(sizes))
-        held = [(where, hottest.held(lines, capacity)) for where, capacity in caches]
-        return [[(where, int(rows[table])) for where, rows in held] for table in range(len(models))]
+        return [(where, traffic.reach(lines, capacity)) for where, capacity in caches]
 
-    found = [{LINE_BYTES: ranks} for ranks in places([LINE_BYTES] * len(models))]
+    of_lines = reaches([LINE_BYTES] * len(models))
+    found: list[dict[int, list[tuple[Where, float]]]] = [{LINE_BYTES: of_lines} for _ in models]
     for row_format in ROW_FORMATS:
         for scale in SCALE_OWNERS if row_format in LARGEST_CODE else ("row",):
             sizes = [row_bytes(row_format, model.embedding_dim, scale) for model in models]
-            for known, size, ranks in zip(found, sizes, places(sizes), strict=True):
-                known[size] = ranks
-    return [replace(model, cached=known) for model, known in zip(models, found, strict=True)]
+            all_so = reaches(sizes)
+            for known, one in zip(found, sizes, strict=True):
+                known[one] = all_so
+    calls = calls_per_batch(size, lookups, dims)
+    return [replace(model, reaches=known, calls=calls) for model, known in zip(models, found, strict=True)]
 
 
 def _with_row_cache(
@@ -201,7 +208,7 @@ def _with_row_cache(
     bands = [
         ColdBand(
             models[number].curve,
-            models[number].lookups,
+            models[number].lookups / models[number].calls,
             layouts[number].bands[position].start,
             layouts[number].bands[position].stop,
             layouts[number].row_bytes(position),

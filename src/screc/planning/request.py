@@ -12,8 +12,10 @@ from screc.planning.baseline_plan import make_baseline_plan
 from screc.planning.budget import parse_bytes
 from screc.planning.plan import Plan
 from screc.planning.planner import make_plan
+from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
+from screc.storage import StoredTable
 
 # Options that only the program knows; the planners of the literature have no use for them.
 _ONLY_MIP = {"tt": "yes", "row-cache": "0", "roles": "mixed"}
@@ -29,6 +31,7 @@ class PlanRequest:
         dense_flops: float operations of a sample outside the tables.
         method: ``"mip"`` or a planner of the literature (:func:`make_baseline_plan`).
         options: texts by option, as in ``{"dram": "10%", "tt": "no"}``.
+        kept_bytes: DRAM of the budget that the plan leaves to what packing adds for sparse tables.
     """
 
     statistics: AccessStatistics
@@ -36,6 +39,7 @@ class PlanRequest:
     dense_flops: int
     method: str
     options: Mapping[str, str]
+    kept_bytes: int = 0
 
     @classmethod
     def of(
@@ -44,16 +48,17 @@ class PlanRequest:
         *,
         dim: int,
         weights: Sequence[np.ndarray] = (),
+        tables: Sequence[StoredTable] = (),
         method: str = "mip",
         options: Mapping[str, str],
     ) -> PlanRequest:
-        """A request for a model with these weights outside its tables.
+        """A request for a model with these weights outside its tables, and these tables in its checkpoint.
 
         Raises:
             ValueError: an option is unknown or its text does not say what it should.
         """
         flops = 2 * sum(weight.size for weight in weights if weight.ndim == 2)
-        request = cls(statistics, dim, flops, method, dict(options))
+        request = cls(statistics, dim, flops, method, dict(options), sparse_index_bytes(tables))
         request._arguments()
         return request
 
@@ -110,6 +115,8 @@ class PlanRequest:
                 raise ValueError(f"options: unknown {option!r}; there are {', '.join(sorted(_ARGUMENTS))}")
             name, read = _ARGUMENTS[option]
             arguments[name] = read(option, text, whole)
+        if "dram_bytes" in arguments:
+            arguments["dram_bytes"] = max(0, arguments["dram_bytes"] - self.kept_bytes)
         return arguments
 
 

@@ -63,14 +63,17 @@ def co_access_order(
     first_order: np.ndarray,
     rows_per_page: int,
     *,
+    hot_rows: int = 0,
     samples_per_call: int = 256,
     iterations: int = 10,
     threads: int = 0,
 ) -> np.ndarray:
     """An order of all rows of a table in which rows that are read together share pages.
 
-    Rows that were read with others come first, by recursive bisection; the rest follow as in ``first_order``.
-    The answer depends on the arguments alone, not on ``threads``.
+    The hottest rows may be kept in front (EL-Rec: hot rows by popularity, the others by communities). Rows
+    that were read with others follow, by recursive bisection: its parts are communities, communities of
+    communities and so on. The rest come last, as in ``first_order``. The answer depends on the arguments
+    alone, not on ``threads``.
 
     Args:
         ids: uint32 [n], the look-ups that count; a row may come often.
@@ -78,6 +81,7 @@ def co_access_order(
         first_order: uint32 [num_embeddings], every id once, by descending frequency; where groups do not
             decide, this order stays.
         rows_per_page: rows that share a page.
+        hot_rows: the first rows of ``first_order`` that keep their places.
         samples_per_call: samples that form a group in a table with about one look-up per sample.
         iterations: rounds of exchanges at each cut, at most.
         threads: 0 means one per core.
@@ -85,41 +89,51 @@ def co_access_order(
     Returns:
         uint32 [num_embeddings], the id at each slot: a permutation.
     """
+    hot, cold = first_order[:hot_rows], first_order[hot_rows:]
+    if hot_rows:
+        kept = np.zeros(first_order.size, bool)
+        kept[hot] = True
+        kept = ~kept[ids]
+        ids, samples = ids[kept], samples[kept]
     rows, groups = _groups(ids, samples, samples_per_call)
     together = np.zeros(first_order.size, bool)
     together[rows] = True
-    candidates = first_order[together[first_order]]
-    rest = first_order[~together[first_order]]
+    candidates, rest = cold[together[cold]], cold[~together[cold]]
     local = np.empty(first_order.size, np.uint32)
     local[candidates] = np.arange(candidates.size, dtype=np.uint32)
     rows = local[rows]
-    del local
-    by_row = np.argsort(rows, kind="stable")
-    starts = np.zeros(candidates.size + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=candidates.size), out=starts[1:])
+    del local, together
     num_groups = int(groups[-1]) + 1 if groups.size else 0
     order = np.arange(candidates.size, dtype=np.uint32)
     pool = _native.ThreadPool(threads)
-    _native.order_by_co_access(starts, groups[by_row], num_groups, rows_per_page, iterations, order, pool)
-    result = np.concatenate((candidates[order], rest))
+    _native.order_by_co_access(rows, groups, num_groups, rows_per_page, iterations, order, pool)
+    result = np.concatenate((hot, candidates[order], rest))
     assert (np.bincount(result, minlength=first_order.size) == 1).all()  # every id once
     return result
 
 
 def _groups(ids: np.ndarray, samples: np.ndarray, samples_per_call: int) -> tuple[np.ndarray, np.ndarray]:
     """Different (row, group) pairs ordered by group, both uint32 [n]; groups of one row tell nothing."""
-    rows, groups = _different(ids, samples)
-    if rows.size < _ROWS_PER_BAG * np.unique(groups).size:
-        rows, groups = _different(ids, samples // samples_per_call)
-    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    several = sizes[numbers] > 1
-    _, numbers = np.unique(numbers[several], return_inverse=True)
-    return rows[several], numbers.astype(np.uint32)
+    keys, num_groups = _different(ids, samples)
+    if keys.size < _ROWS_PER_BAG * num_groups:
+        keys, _ = _different(ids, samples // samples_per_call)
+    groups = keys >> np.uint64(32)
+    first = np.ones(keys.size + 1, bool)  # of a group; the end counts as one
+    first[1:-1] = groups[1:] != groups[:-1]
+    alone = first[:-1] & first[1:]
+    rows = keys[~alone].astype(np.uint32)  # the low half
+    numbers = np.cumsum(first[:-1] & ~alone, dtype=np.uint32)[~alone]
+    return rows, numbers - np.uint32(1)
 
 
-def _different(ids: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((ids, groups))
-    ids, groups = ids[order], groups[order]
-    fresh = np.ones(ids.size, bool)
-    fresh[1:] = (ids[1:] != ids[:-1]) | (groups[1:] != groups[:-1])
-    return ids[fresh], groups[fresh]
+def _different(ids: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, int]:
+    """Different (group, id) pairs as ascending group * 2^32 + id, uint64 [n], and the number of groups."""
+    keys = groups.astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= ids
+    keys.sort()
+    fresh = np.ones(keys.size, bool)
+    fresh[1:] = keys[1:] != keys[:-1]
+    keys = keys[fresh]
+    numbers = keys >> np.uint64(32)
+    return keys, int(np.count_nonzero(numbers[1:] != numbers[:-1])) + (keys.size > 0)

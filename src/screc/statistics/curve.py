@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,6 +85,17 @@ class AccessCurve:
     def share(self, ranks: np.ndarray | int) -> np.ndarray:
         """Share of the look-ups that ask for one of the first ``ranks`` rows; float64, shape of ``ranks``."""
         return np.interp(ranks, self.boundaries, self._cumulative)
+
+    def missed(self, lookups: float, ranks: np.ndarray | int) -> np.ndarray:
+        """Share of the look-ups that ask for one of the first ``ranks`` rows which none of the ``lookups``
+        look-ups before asked for: what a cache that reaches so far back does not hold.
+
+        Row r is asked for with probability p_r, and was not before with probability ``exp(-lookups * p_r)``.
+        """
+        if math.isinf(lookups):
+            return np.zeros(np.shape(ranks))
+        left = self.probabilities * np.exp(-lookups * self.probabilities) * np.diff(self.boundaries)
+        return np.interp(ranks, self.boundaries, np.concatenate(([0.0], np.cumsum(left))))
 
     def distinct(self, lookups: float, ranks: np.ndarray | int) -> np.ndarray:
         """Expected number of different rows among the first ``ranks`` rows that ``lookups`` look-ups ask for.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from screc.statistics.access import AccessStatistics
+from screc.statistics.block_order import CoAccess
 from screc.statistics.drift import HotSet, TableDrift
 from screc.statistics.page_order import PageOrders
 
@@ -69,6 +70,26 @@ def drift_summary(drift: Sequence[TableDrift], console: Console) -> None:
 def _answered(hot: HotSet) -> str:
     # Look-ups that a tail may hide are told where they would show.
     return f"{'≥ ' if hot.found_error >= 0.001 else ''}{hot.found / hot.own:.1%}"
+
+
+def co_access_summary(found: Sequence[CoAccess], console: Console) -> None:
+    """Print what a call wants of each table under each order, for every size of block, by table."""
+    if not found:
+        console.print("co-access: no table has 1,000 to 2^32 rows, nothing measured")
+        return
+    calls = found[0].calls
+    view = _view(f"blocks that a call of 256 samples wants, mean of {calls:,} calls held out")
+    for heading in ("a block holds", "fewest", "id", "frequency", "co-access"):
+        view.add_column(heading, justify="right")
+    for table in found:
+        for position, reads in enumerate(table.reads):
+            numbers = (reads.fewest, reads.by_id, reads.by_frequency, reads.by_co_access)
+            view.add_row(
+                "" if position else table.table,
+                f"{reads.block_rows} ({reads.block})",
+                *(f"{number:,.1f}" for number in numbers),
+            )
+    console.print(view)
 
 
 def page_order_summary(orders: PageOrders, console: Console) -> None:

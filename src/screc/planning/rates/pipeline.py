@@ -66,10 +66,11 @@ class PipelineFigures:
 
 
 def measure_pipeline(clock: Clock, threads: int, path: Path, pages_per_second: float) -> PipelineFigures:
-    """A stream of batches that read pages while layers are computed.
+    """Streams of batches that read pages while layers are computed.
 
-    With fewer pages than the layers leave time for, what they add is what they cost the threads. With as many
-    as take the drive as long as the layers take the threads, what is left of the shorter shows.
+    With fewer pages than the layers leave time for, what they add is what they cost the threads. Then one
+    stream in which reading takes as long as computing, in fp32, and one that mostly reads, its layers in
+    int8: what is hidden is the mean of both.
 
     Args:
         clock: to measure with.
@@ -77,39 +78,48 @@ def measure_pipeline(clock: Clock, threads: int, path: Path, pages_per_second: f
         path: the page file.
         pages_per_second: of the drive.
     """
-    random = np.random.default_rng(0)
-    per_page = PageGeometry.of(4 * FILE_DIM).rows_per_page
     num_pages = path.stat().st_size // PAGE_BYTES
+    per_page = PageGeometry.of(4 * FILE_DIM).rows_per_page
     store = _native.RowStore(threads=threads)
     store.add_ssd_band(store.add_table(num_pages * per_page, FILE_DIM), str(path), 0, None)
-    tables = len(SHAPE.table_dims)
-    for _ in range(tables - 1):
+    for _ in SHAPE.table_dims[1:]:
         store.add_dram_band(store.add_table(1, FILE_DIM), np.zeros((1, FILE_DIM), np.float32), None)
-    engine = random_engine(store, SHAPE)
-    others = (tables - 1) * _BATCH_SIZE
+    exact, short = (random_engine(store, SHAPE, precision) for precision in ("fp32", "int8"))
 
-    def stream(pages: int) -> Callable[[], None]:
-        ids = [
-            np.concatenate(
-                (random.choice(num_pages, pages, replace=False) * per_page, np.zeros(others, np.int64))
-            )
-            for _ in range(4 * _BATCHES)
-        ]
-        own = np.linspace(0, pages, _BATCH_SIZE + 1).astype(np.int64)
-        offsets = np.concatenate((own, pages + np.arange(1, others + 1)))
-        return batches_of(engine, SHAPE, ids, offsets, _BATCHES)
+    def fitting(seconds: float) -> int:
+        return min(num_pages, max(1, round(seconds * pages_per_second)))
 
-    alone, _ = clock.time("a stream without reads", _PART, stream(0))
-    alone /= _BATCHES
-    few, many = (min(num_pages, max(1, round(share * alone * pages_per_second))) for share in (0.4, 1.0))
-    (base, _), (some, _), (all_in, _) = clock.compare(
-        "a stream with reads", 2 * _PART, stream(0), stream(few), stream(many)
+    def stream(engine: _native.Engine, pages: int) -> Callable[[], None]:
+        return _reading(engine, pages, num_pages, per_page)
+
+    alone = clock.time("a stream without reads", _PART, stream(exact, 0)).seconds / _BATCHES
+    few, many = fitting(0.4 * alone), fitting(alone)
+    runs = ((exact, 0), (exact, few), (exact, many), (short, 0), (short, many))
+    base, some, even, short_base, mostly = (
+        timing.seconds / _BATCHES
+        for timing in clock.compare("streams with reads", 3 * _PART, *(stream(*run) for run in runs))
     )
-    base, some, all_in = base / _BATCHES, some / _BATCHES, all_in / _BATCHES
     page_seconds = max(0.0, some - base) / few
-    computing, reading = base + many * page_seconds, many / pages_per_second
-    hidden = (computing + reading - all_in) / min(computing, reading)
-    return PipelineFigures(threads * 1e9 * page_seconds, float(np.clip(hidden, 0.0, 1.0)))
+    reading = many / pages_per_second
+    hidden = []
+    for computing, together in ((base, even), (short_base, mostly)):
+        computing += many * page_seconds
+        shown = (computing + reading - together) / min(computing, reading)
+        hidden.append(float(np.clip(shown, 0.0, 1.0)))
+    return PipelineFigures(threads * 1e9 * page_seconds, sum(hidden) / len(hidden))
+
+
+def _reading(engine: _native.Engine, pages: int, num_pages: int, per_page: int) -> Callable[[], None]:
+    """A stream of batches that each read so many of the first table's pages, other ones each time."""
+    random = np.random.default_rng(0)
+    others = (len(SHAPE.table_dims) - 1) * _BATCH_SIZE
+    ids = []
+    for _ in range(4 * _BATCHES):
+        rows = random.choice(num_pages, pages, replace=False) * per_page
+        ids.append(np.concatenate((rows, np.zeros(others, np.int64))))
+    own = np.linspace(0, pages, _BATCH_SIZE + 1).astype(np.int64)
+    offsets = np.concatenate((own, pages + np.arange(1, others + 1)))
+    return batches_of(engine, SHAPE, ids, offsets, _BATCHES)
 
 
 def measure_batch_ns(clock: Clock, threads: int) -> float:
