@@ -32,6 +32,7 @@ from screc.planning import Plan, Sensitivity, SystemSpec, make_plan, plot_plan, 
 from screc.serving import Engine, SensitivityConfig, measure_sensitivity, score
 from screc.statistics import AccessStatistics
 from screc.storage import Checkpoint, pack, replace_file
+from screc.storage.row_format import RowFormat
 from screc.training import TrainingConfig, train
 
 _Bar = Callable[[int, int | None], None]
@@ -45,14 +46,16 @@ class BudgetsConfig:
     Attributes:
         data: the click log and the model.
         validation_rows: samples after the held-out ones that sensitivity is measured on.
-        max_loss: most that a plan may raise the log-loss by, as its sensitivity predicts without training.
+        row_format: of all rows, each with a scale of its own.
+        max_tt_share: largest share of look-ups that tensor trains may answer.
         batch_size: samples per call that plans are made for.
         threads: of training; 0 means one per available core.
     """
 
     data: ReferencesConfig = field(default_factory=lambda: ReferencesConfig(bf16_matmul=False))
     validation_rows: int = 200_000
-    max_loss: float = 1e-4
+    row_format: RowFormat = "int4"
+    max_tt_share: float = 0.02
     batch_size: int = 2048
     threads: int = 0
 
@@ -109,7 +112,7 @@ class Budgets:
 
     def _measure(self, budget: float, out: Path, sensitivity: Sensitivity) -> dict[str, Any]:
         out.mkdir(exist_ok=True)
-        plan = self._plan(budget, sensitivity)
+        plan = self._plan(budget)
         plan.save(out / "plan.json")
         plot_plan(plan, out / "plan.svg")
         result: dict[str, Any] = {
@@ -132,7 +135,7 @@ class Budgets:
         shutil.rmtree(out / "trained")
         return result
 
-    def _plan(self, budget: float, sensitivity: Sensitivity) -> Plan:
+    def _plan(self, budget: float) -> Plan:
         dense = Checkpoint.open(self.out / "full").dense()
         return make_plan(
             self.statistics,
@@ -141,8 +144,8 @@ class Budgets:
             dram_fraction=budget,
             batch_size=self.config.batch_size,
             dense_flops=2 * sum(weight.size for weight in dense.values() if weight.ndim == 2),
-            sensitivity=sensitivity,
-            max_loss=self.config.max_loss,
+            row_formats=self.config.row_format,
+            max_tt_share=self.config.max_tt_share,
         )
 
     def _served(self, checkpoint: Path, plan: Plan, artifact: Path) -> dict[str, float]:
