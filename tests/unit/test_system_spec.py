@@ -11,14 +11,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planning_samples import zipf_table
 
 from screc import _native
-from screc.planning import DenseShape, SystemSpec, probe, probe_dense, reference_system
+from screc.planning import (
+    DenseShape,
+    PlanOptions,
+    SystemSpec,
+    gpu_node,
+    predict,
+    probe,
+    probe_dense,
+    reference_system,
+    server,
+    smartssd_array,
+)
 from screc.planning.rates import dense, pipeline, rows, ssd, trains
 from screc.planning.rates.clock import Clock
 from screc.planning.rates.host import machine
 from screc.planning.system import BagRate, IndexRate, RowRate, SsdSpec
-from screc.storage.layout import TtShape
+from screc.statistics import AccessStatistics
+from screc.storage.layout import TableLayout, TtShape
 from screc.storage.row_format import LARGEST_CODE, ROW_FORMATS
 
 
@@ -92,6 +105,41 @@ def test_pages_side_by_side_are_read_together() -> None:
     assert system.lone_reads(np.array(pages), np.array(1000)) == pytest.approx(counted, rel=0.01)
     assert system.lone_reads(np.array(1.0), np.array(10**9), 3) == pytest.approx(1 + 2 * 0.25)
     assert np.array_equal(reference_system(ssd=False).lone_reads(every, every), every)
+
+
+@pytest.mark.parametrize(
+    ("system", "kind", "count"),
+    [
+        (server(), "core", 64),
+        (server(16, drives=2), "core", 16),
+        (smartssd_array(), "smartssd", 8),
+        (smartssd_array(16), "smartssd", 16),
+        (gpu_node(4), "gpu", 4),
+    ],
+)
+def test_presets_say_what_they_assume(tmp_path, system: SystemSpec, kind: str, count: int) -> None:
+    assert (system.devices.kind, system.devices.count) == (kind, count)
+    assert system.source.startswith("preset ")
+    assert system.assumed
+    assert {one.spread for one in (*system.rows, *system.tt, *system.dense)} == {0}
+    system.save(tmp_path / "system.json")
+    assert SystemSpec.load(tmp_path / "system.json") == system
+    assert 0 < system.row_ns(where="private") < system.row_ns(where="dram")
+    assert 0 < system.pages_per_second(1) < system.pages_per_second(256)
+    table = zipf_table("t", 2000, samples=3000)
+    statistics = AccessStatistics((table,))
+    layout = TableLayout.dense("t", 2000, 16)
+    if kind == "core":  # else a table is one device's
+        options = PlanOptions(batch_size=64, dense_flops=10**6)
+        assert 0 < predict([layout], None, statistics, system, options).seconds_per_batch < 1
+
+
+def test_presets_refuse_machines_without_devices() -> None:
+    for make, name in ((server, "cores"), (smartssd_array, "count"), (gpu_node, "count")):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            make(0)
+    with pytest.raises(ValueError, match="drives must be at least 1, got 0"):
+        server(8, drives=0)
 
 
 SYSTEM = reference_system()

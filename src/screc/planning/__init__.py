@@ -14,7 +14,7 @@ from screc.planning.picture import plot_plan
 from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, Prediction, TableAssignment
 from screc.planning.planner import InfeasibleBudget, make_plan
 from screc.planning.prediction import predict
-from screc.planning.presets import reference_system
+from screc.planning.presets import gpu_node, reference_system, server, smartssd_array
 from screc.planning.probe import measured_here, probe, probe_dense
 from screc.planning.request import PlanRequest
 from screc.planning.sensitivity import Additivity, Effect, Point, Sensitivity, TableSensitivity
@@ -52,6 +52,7 @@ __all__ = [
     "compare_plans",
     "comparison_summary",
     "format_bytes",
+    "gpu_node",
     "make_baseline_plan",
     "make_plan",
     "map_layouts",
@@ -66,6 +67,8 @@ __all__ = [
     "probe_dense",
     "reference_system",
     "sensitivity_summary",
+    "server",
+    "smartssd_array",
     "sparse_index_bytes",
     "system_summary",
     "table_alternatives",
