@@ -172,8 +172,8 @@ def smartssd_array(count: int = 8) -> SystemSpec:
         assumed={
             "devices.private": "3.84 TB and 4 GB of DDR4: public product data; 8 MiB on chip: from memory, "
             "not checked",
-            "dram_bytes_per_second": "19.2 GB/s of DDR4-2400: from memory, not checked; half of it for random "
-            "rows: assumed",
+            "dram_bytes_per_second": "19.2 GB/s of DDR4-2400: from memory, not checked; half of it for "
+            "random rows: assumed",
             "rows": "bytes / that; a fifth on chip, decoding hidden: assumed",
             "tt": "60, 20, 5.4 and 1.4 M rows/s at TT rank 8, 16, 32, 64, dimension 64: assumed inputs of "
             "our planning prototype",
