@@ -70,6 +70,11 @@ QueryPart as_part(const std::string& prefix, int64_t samples, int64_t columns, i
     expect(name, *categorical, 1, tables, "columns (tables)");
     return part;
   }
+  if (tables == 0 && !ids && !offsets) {  // no bags at all
+    static const int64_t begin[1] = {0};
+    part.offsets = begin;
+    return part;
+  }
   if (!ids || !offsets) {
     throw nb::value_error(
         (prefix + "ids and " + prefix + "offsets, or " + prefix + "categorical, are missing").c_str());
@@ -92,15 +97,8 @@ Admission submit(Batcher& batcher, const QueryForm& form, const AnyArray& out, d
   query.candidates = as_part("", query.batch_size, form.num_dense() - columns, form.num_tables() - tables,
                              dense, categorical, ids, offsets);
   if (!form.plain()) {
-    // A context of columns only has no bags, and the other way round.
-    static const int64_t no_bags[1] = {0};
-    if (tables == 0) {
-      query.context = as_part("context_", 1, columns, 0, context_dense, {}, {}, {});
-      query.context.offsets = no_bags;
-    } else {
-      query.context = as_part("context_", 1, columns, tables, context_dense, context_categorical, context_ids,
-                              context_offsets);
-    }
+    query.context = as_part("context_", 1, columns, tables, context_dense, context_categorical, context_ids,
+                            context_offsets);
   }
   nb::gil_scoped_release nogil;
   return batcher.submit(query, probabilities, timeout);

@@ -157,8 +157,6 @@ class Signature:
         if tables == 0 and ids is None and offsets is None:
             if size is None:
                 raise BadRequestError("inputs: no tensor says how many candidates there are")
-            if not prefix:
-                arrays["ids"], arrays["offsets"] = np.empty(0, np.int64), np.zeros(1, np.int64)
             return size
         if ids is None or offsets is None:
             raise BadRequestError(
