@@ -24,6 +24,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from screc.verbs.compare import compare
+
 app = typer.Typer(
     name="screc",
     help="Train, plan, pack and serve recommendation models whose embedding tables do not fit in memory.",
@@ -748,11 +750,16 @@ def bench(
     )
 
 
+app.command()(compare)
+
+
 def main() -> None:
     """Entry point: one clear line on standard error and exit code 1 for every expected failure."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
+        code = app(standalone_mode=False)  # of typer.Exit; Ctrl-C is one of 130
+        if isinstance(code, int) and code:
+            sys.exit(code)
+    except typer.Exit as stop:  # older versions of typer raise it
         sys.exit(stop.exit_code)
     except typer.Abort:
         sys.exit(130)
