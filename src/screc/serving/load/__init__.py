@@ -1,4 +1,4 @@
-"""Load on a server, or on an engine: open loop, Poisson arrivals, the highest load within a promised latency."""
+"""Load on a server or an engine: open loop, Poisson arrivals, the highest load within a promised latency."""
 
 from screc.serving.load.arrivals import poisson_arrivals
 from screc.serving.load.capacity import Capacity, Search, Sla, find_capacity

@@ -8,8 +8,9 @@ import numpy as np
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
     """Arrival times of a Poisson process, float64, ascending, within [0, ``seconds``).
 
-    Gaps are exponential, as those of many users who know nothing of each other. (DeepRecSys, arXiv 2001.02772,
-    says Poisson; its program draws whole milliseconds from a Poisson law, whose gaps vary much less.)
+    Gaps are exponential, as those of many users who know nothing of each other. (DeepRecSys, arXiv
+    2001.02772, says Poisson; its program draws whole milliseconds from a Poisson law, whose gaps vary much
+    less.)
 
     Args:
         rate: requests per second, on average.
