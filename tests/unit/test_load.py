@@ -32,7 +32,7 @@ def test_arrivals_are_a_poisson_process():
     arrivals = poisson_arrivals(1000, 50, seed=1)
     gaps = np.diff(arrivals)
     assert (gaps >= 0).all()
-    assert 0 <= arrivals[0]
+    assert arrivals[0] >= 0
     assert arrivals[-1] < 50
     assert len(arrivals) == pytest.approx(50_000, rel=0.02)
     # Exponential gaps: as much deviation as mean, and exp(-1) of them longer than the mean.

@@ -18,7 +18,7 @@ from screc.serving.load.drive import drive
 from screc.serving.load.http import Address, HttpConnection, infer_request, post_request, probabilities
 
 Reply = Callable[[int, str, bytes], list[bytes]]
-"""A request's number, path and body to the pieces of its answer, sent one by one; none: the connection is closed."""
+"""A request's number, path and body to the pieces of its answer; none: the connection is closed."""
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""The highest load at which a percentile of the latencies stays within its limit: latency-bounded throughput."""
+"""Latency-bounded throughput: the highest load at which a percentile of latencies stays within a limit."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Capacity:
     Attributes:
         rate: requests per second; 0 where even a thousandth of the first try was too much.
         confirmed: the runs at that rate that confirm it.
-        tried: (requests per second, whether the limit was kept, the latency in question in seconds) in the order
-            of the tries, without those that confirm.
+        tried: (requests per second, whether the limit was kept, the latency in question in seconds) in the
+            order of the tries, without those that confirm.
     """
 
     rate: float

@@ -1,7 +1,8 @@
 """The open loop: sends requests when they are due, over non-blocking connections, and notes how each ended.
 
-A client shares its machine with what it measures, so this loop does next to nothing for a request: its bytes were
-made before, and it costs one system call to send, one to receive and two to wait. One thread, no event-loop framework.
+A client shares its machine with what it measures, so this loop does next to nothing for a request: its bytes
+were made before, and it costs one system call to send, one to receive and two to wait. One thread, and no
+event-loop framework.
 """
 
 from __future__ import annotations

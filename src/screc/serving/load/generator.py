@@ -85,8 +85,8 @@ class LoadGenerator:
         return self._summary(self.trace(arrivals), seconds)
 
     def peak(self, seconds: float = 2.0) -> Summary:
-        """A closed loop that keeps 16 requests in flight for about so many seconds: the peak rate. Its latencies
-        say nothing."""
+        """The peak rate: a closed loop that keeps 16 requests in flight for about so many seconds. Its
+        latencies say nothing."""
         count, pace = 64, Pace(timeout_s=_FOREVER_S, connections=_CLOSED_LOOP)
         while True:
             summary = self._summary(self._run(np.zeros(count), pace), 0.0)

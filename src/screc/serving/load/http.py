@@ -1,4 +1,4 @@
-"""HTTP/1.1 for the open loop: requests encoded once, connections that are kept, one request on each at a time."""
+"""HTTP/1.1 for the open loop: requests encoded once, kept connections, one request on each at a time."""
 
 from __future__ import annotations
 

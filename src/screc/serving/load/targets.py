@@ -63,8 +63,8 @@ class HttpTarget:
 class EngineTarget:
     """An engine in this process, without a server: what serving is measured against.
 
-    Native threads send (``Engine.replay``); nothing is refused and nothing dropped, and requests that end after the
-    timeout count as late.
+    Native threads send (``Engine.replay``); nothing is refused and nothing dropped, and requests that end
+    after the timeout count as late.
 
     Args:
         engine: what answers.
@@ -119,7 +119,8 @@ def shape_of(model: str, inputs: dict[str, list[int]], parameters: dict[str, str
     names, rows = (parameters.get(name, "") for name in ("tables", "num_embeddings"))
     if "categorical" not in inputs or not rows:
         raise ValueError(
-            f"model {model!r}: its server does not say which tables it has and how many rows; is it `screc serve`?"
+            f"model {model!r}: its server does not say which tables it has and how many rows; "
+            "is it `screc serve`?"
         )
     counts = [int(count) for count in rows.split(",")]
     named = names.split(",") if names else [str(number) for number in range(len(counts))]

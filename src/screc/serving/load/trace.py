@@ -65,8 +65,8 @@ class Summary:
         latency_ms: of those, by quantile: :data:`QUANTILES`.
         refusal_ms: from when a refused request was due to its refusal, by quantile.
         refusal_after_sending_ms: the same from when it was sent.
-        lag_ms: how much later than due requests were sent, by quantile: the client's own part, waits for a free
-            connection included.
+        lag_ms: how much later than due requests were sent, by quantile: the client's own part, waits for a
+            free connection included.
         faults: as in :class:`Trace`.
     """
 
@@ -113,8 +113,8 @@ class Summary:
     def latency_at(self, share: float) -> float:
         """Seconds within which this share of *all* requests were answered; infinite where fewer were.
 
-        Requests that were refused, failed or late count as never answered, so a server cannot keep a promise by
-        turning requests away.
+        Requests that were refused, failed or late count as never answered, so a server cannot keep a promise
+        by turning requests away.
         """
         return quantile(self._ordered, share)
 
