@@ -608,7 +608,7 @@ def bench(
     )
 
 
-from screc.verbs import serving  # noqa: E402, F401  (its verb comes after those above)
+from screc.verbs import load, serving  # noqa: E402, F401  (their verbs come after those above)
 
 
 def main() -> None:

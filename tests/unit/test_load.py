@@ -223,6 +223,8 @@ def test_promises_refuse_bad_numbers():
         Pace(timeout_s=0)
     with pytest.raises(ValueError, match="connections"):
         Pace(connections=0)
+    with pytest.raises(ValueError, match="in_flight"):
+        Pace(in_flight=0)
     with pytest.raises(ValueError, match="start"):
         find_capacity(queue(1), Sla(latency_s=1), 0)
 

@@ -147,19 +147,23 @@ def test_no_coordinated_omission(serve):
     assert (trace.outcomes == Outcome.OK).all()
     assert (trace.latencies > 0.1).sum() > 150
     # The same requests, counted from when they could be sent, would show next to nothing.
-    assert ((trace.latencies - trace.lags) > 0.1).sum() == 1
+    assert ((trace.latencies - trace.lags) > 0.1).sum() < 15
 
 
 def test_a_request_without_an_answer_is_late_and_its_connection_given_up(serve):
+    over = threading.Event()
+
     def reply(number: int, path: str, body: bytes) -> list[bytes]:
-        time.sleep(0.4 if body == b"slow" else 0)
+        if body == b"slow":
+            over.wait(30)
         return answer(b"")
 
     server = serve(reply)
-    trace = send(server, [0.0, 0.01, 0.02], timeout_s=0.1, connections=1, bodies=[b"slow", b"x", b"x"])
-    assert trace.outcomes[0] == Outcome.LATE
-    assert trace.latencies[0] == pytest.approx(0.1, abs=0.05)
-    assert (trace.latencies < 0.35).all()
+    trace = send(server, [0.0, 0.4, 0.45], timeout_s=0.5, connections=1, bodies=[b"slow", b"x", b"x"])
+    over.set()
+    assert list(trace.outcomes) == [Outcome.LATE, Outcome.OK, Outcome.OK]
+    assert trace.latencies[0] >= 0.5
+    assert server.connections == 2
 
 
 def test_waiting_for_a_free_connection_counts_and_can_be_too_late(serve):
@@ -167,10 +171,12 @@ def test_waiting_for_a_free_connection_counts_and_can_be_too_late(serve):
         time.sleep(0.15)
         return answer(b"")
 
-    trace = send(serve(reply), np.zeros(4), timeout_s=0.4, connections=1)
-    assert list(trace.outcomes) == [Outcome.OK, Outcome.OK, Outcome.LATE, Outcome.LATE]
-    assert np.isnan(trace.lags[3])
-    assert trace.latencies[1] > 0.29
+    trace = send(serve(reply), np.zeros(20), timeout_s=1.0, connections=1)
+    answered = int((trace.outcomes == Outcome.OK).sum())
+    assert answered > 1
+    assert list(trace.outcomes) == [Outcome.OK] * answered + [Outcome.LATE] * (20 - answered)
+    assert (np.diff(trace.latencies[:answered]) > 0.14).all()
+    assert np.isnan(trace.lags[-1])
 
 
 def test_connections_are_opened_as_needed_and_no_more(serve):

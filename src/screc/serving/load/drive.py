@@ -99,16 +99,20 @@ class Pace:
         timeout_s: a request without an answer this long after it was due is late, and given up.
         connections: the most that are open at a time. A request that is due while all are busy waits for one,
             and its wait counts.
+        in_flight: the most requests without an answer, of those sent; the others wait likewise.
     """
 
     timeout_s: float = 10.0
     connections: int = 256
+    in_flight: int = 65_536
 
     def __post_init__(self) -> None:
         if not self.timeout_s > 0:
             raise ValueError(f"timeout: must be positive, got {self.timeout_s}")
         if self.connections < 1:
             raise ValueError(f"connections: must be at least 1, got {self.connections}")
+        if self.in_flight < 1:
+            raise ValueError(f"in_flight: must be at least 1, got {self.in_flight}")
 
 
 def drive(
@@ -203,16 +207,20 @@ class _Loop:
     def _send_due(self) -> None:
         backlog, free, requests = self._backlog, self._free, self._requests
         size, clock, start = len(requests), time.perf_counter, self._start
-        while backlog:
+        while backlog and len(self._carrier) < self._pace.in_flight:
             if not free:
                 if len(self._open) >= self._pace.connections:
                     return
                 if not self._add_another():
                     continue
+            connection = free[-1]
+            if connection.room == 0:
+                free.pop()
+                self._listed.discard(connection.fileno())
+                continue
             number = backlog.popleft()
             if self._outcome[number] != _PENDING:  # given up while it waited
                 continue
-            connection = free[-1]
             self._sent[number] = clock() - start
             self._carrier[number] = connection
             try:
@@ -224,9 +232,6 @@ class _Loop:
                 continue
             if connection.unsent:
                 self._watch_writing(connection)
-            if connection.room == 0:
-                free.pop()
-                self._listed.discard(connection.fileno())
 
     def _serve(self, descriptor: int, event: int) -> None:
         connection = self._open.get(descriptor)

@@ -87,7 +87,8 @@ class LoadGenerator:
     def peak(self, seconds: float = 2.0) -> Summary:
         """The peak rate: a closed loop that keeps 16 requests in flight for about so many seconds. Its
         latencies say nothing."""
-        count, pace = 64, Pace(timeout_s=_FOREVER_S, connections=_CLOSED_LOOP)
+        count = 64
+        pace = Pace(timeout_s=_FOREVER_S, connections=_CLOSED_LOOP, in_flight=_CLOSED_LOOP)
         while True:
             summary = self._summary(self._run(np.zeros(count), pace), 0.0)
             if summary.seconds >= 0.8 * seconds or summary.outcomes["ok"] == 0:

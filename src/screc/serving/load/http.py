@@ -15,6 +15,7 @@ import numpy as np
 from screc.data.batch import Batch
 from screc.serving.load.drive import Ended
 from screc.serving.load.trace import Outcome
+from screc.serving.protocol import HEADER_LENGTH, InferRequest, render_request
 
 _RECEIVE_BYTES = 1 << 18
 _SEND_BUFFER = 1 << 20
@@ -29,16 +30,16 @@ class Address:
     port: int
 
     @classmethod
-    def of_url(cls, url: str) -> Address:
-        """From ``http://HOST:PORT``.
+    def of_url(cls, url: str, scheme: str = "http") -> Address:
+        """From ``SCHEME://HOST:PORT``.
 
         Raises:
             ValueError: it is none.
         """
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"URL {url!r} is not http://HOST:PORT (TLS is not spoken here)")
-        return cls(parts.hostname, parts.port or 80)
+        if parts.scheme != scheme or not parts.hostname:
+            raise ValueError(f"URL {url!r} is not {scheme}://HOST:PORT (TLS is not spoken here)")
+        return cls(parts.hostname, parts.port or (8001 if scheme == "grpc" else 80))
 
     @property
     def text(self) -> str:
@@ -65,25 +66,6 @@ class Address:
         return made
 
 
-def infer_body(batch: Batch, *, parameters: dict[str, Any] | None = None) -> tuple[bytes, int]:
-    """The body of an inference request with binary tensors, and how many of its bytes are JSON."""
-    tensors = infer_tensors(batch)
-    document = {
-        "inputs": [
-            {
-                "name": name,
-                "datatype": "FP32" if array.dtype == np.float32 else "INT64",
-                "shape": list(array.shape),
-                "parameters": {"binary_data_size": array.nbytes},
-            }
-            for name, array in tensors.items()
-        ],
-        "parameters": {"binary_data_output": True} | (parameters or {}),
-    }
-    head = json.dumps(document, separators=(",", ":")).encode()
-    return b"".join((head, *(array.tobytes() for array in tensors.values()))), len(head)
-
-
 def infer_tensors(batch: Batch) -> dict[str, np.ndarray]:
     """The input tensors of a batch by name: one id for each table as ``categorical``, bags as they are."""
     tensors = {"dense": batch.dense} if batch.dense.shape[1] else {}
@@ -92,16 +74,23 @@ def infer_tensors(batch: Batch) -> dict[str, np.ndarray]:
     return tensors | {"ids": batch.ids, "offsets": batch.offsets}
 
 
-def infer_request(address: Address, model: str, batch: Batch, *, token: str | None = None) -> bytes:
-    """A whole inference request as it goes over the wire."""
-    body, length = infer_body(batch)
-    return post_request(
-        address,
-        f"/v2/models/{quote(model)}/infer",
-        body,
-        {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)},
-        token=token,
-    )
+def infer_request(
+    address: Address, model: str, batch: Batch, *, token: str | None = None, deadline_s: float = 0
+) -> bytes:
+    """A whole inference request with binary tensors as it goes over the wire.
+
+    Args:
+        address: of the server.
+        model: its name.
+        batch: the samples.
+        token: bearer token.
+        deadline_s: the most that it may wait for its turn, which the server is told; 0: nothing is said.
+    """
+    parameters = {"timeout": max(1, round(1e6 * deadline_s))} if deadline_s else {}
+    asked = InferRequest(inputs=infer_tensors(batch), parameters=parameters, binary_output=True)
+    body, length = render_request(asked)
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
+    return post_request(address, f"/v2/models/{quote(model)}/infer", body, headers, token=token)
 
 
 def post_request(

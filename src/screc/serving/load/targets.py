@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from screc.data.log import TableSpec
 from screc.serving.engine import Engine
 from screc.serving.load.content import ModelShape
 from screc.serving.load.drive import Pace, drive
+from screc.serving.load.grpc import GrpcConnection, call_headers, infer_message, metadata_calls
 from screc.serving.load.http import Address, HttpConnection, fetch, infer_request
 from screc.serving.load.trace import Outcome, Trace
 
@@ -41,23 +44,56 @@ class HttpTarget:
         url: ``http://HOST:PORT``.
         model: its name; None where the server has only one.
         token: bearer token.
+        deadline_s: the most that a request may wait for its turn, which the server is told; 0: nothing.
 
     Raises:
         ValueError: the URL is none, or the model is not there or not named though there are several.
         OSError: nobody answers, or with an error.
     """
 
-    def __init__(self, url: str, model: str | None = None, *, token: str | None = None) -> None:
-        self._address, self._token = Address.of_url(url), token
-        self.shape = _served_shape(self._fetch, model)
+    def __init__(
+        self, url: str, model: str | None = None, *, token: str | None = None, deadline_s: float = 0
+    ) -> None:
+        self._address, self._token, self._deadline_s = Address.of_url(url), token, deadline_s
+        self.shape = _shape_over_http(self._fetch, model)
 
     def _fetch(self, method: str, path: str) -> Any:
         return fetch(self._address, method, path, token=self._token)
 
     def prepare(self, batches: Sequence[Batch]) -> Run:
         """See :class:`Target`."""
-        requests = [infer_request(self._address, self.shape.name, one, token=self._token) for one in batches]
+        requests = [
+            infer_request(self._address, self.shape.name, one, token=self._token, deadline_s=self._deadline_s)
+            for one in batches
+        ]
         return lambda arrivals, pace: drive(lambda: HttpConnection(self._address), requests, arrivals, pace)
+
+
+class GrpcTarget:
+    """A server of the Open Inference Protocol V2 over gRPC, sent raw tensors.
+
+    Args:
+        url: ``grpc://HOST:PORT``.
+        model, token, deadline_s: as :class:`HttpTarget` takes them.
+
+    Raises:
+        as :class:`HttpTarget`.
+    """
+
+    def __init__(
+        self, url: str, model: str | None = None, *, token: str | None = None, deadline_s: float = 0
+    ) -> None:
+        self._address = Address.of_url(url, "grpc")
+        self._headers = call_headers(self._address, token=token, timeout_s=deadline_s)
+        with metadata_calls(self._address, token) as call:
+            self.shape = _shape_over_grpc(call, model)
+
+    def prepare(self, batches: Sequence[Batch]) -> Run:
+        """See :class:`Target`."""
+        requests = [infer_message(self.shape.name, one) for one in batches]
+        return lambda arrivals, pace: drive(
+            lambda: GrpcConnection(self._address, self._headers), requests, arrivals, pace
+        )
 
 
 class EngineTarget:
@@ -92,21 +128,66 @@ class EngineTarget:
         return run
 
 
-def _served_shape(get: Callable[[str, str], Any], model: str | None) -> ModelShape:
-    """The shape of a served model, from its metadata and its configuration."""
-    if model is None:
-        names = sorted(
-            {one["name"] for one in get("POST", "/v2/repository/index") if one["state"] == "READY"}
+def open_target(
+    text: str,
+    model: str | None = None,
+    *,
+    in_process: bool = False,
+    threads: int = 0,
+    token: str | None = None,
+    deadline_s: float = 0,
+) -> Target:
+    """The target that ``screc load`` is given: ``http://…``, ``grpc://…``, or an artifact's path.
+
+    Args:
+        text: where it is.
+        model, token, deadline_s: as :class:`HttpTarget` takes them.
+        in_process: it is an artifact, which is opened here.
+        threads: of its engine.
+
+    Raises:
+        ValueError: it is none of these.
+        OSError: it cannot be reached or opened.
+    """
+    if in_process:
+        return EngineTarget(Engine.open(text, threads=threads), Path(text).resolve().name)
+    kinds = {"http": HttpTarget, "grpc": GrpcTarget}
+    scheme = text.partition("://")[0]
+    if scheme not in kinds:
+        raise ValueError(
+            f"target {text!r} is not http://HOST:PORT or grpc://HOST:PORT (--in-process: an artifact)"
         )
-        if len(names) != 1:
-            raise ValueError(f"model: name one of those served: {', '.join(names) or 'none is ready'}")
-        model = names[0]
-    metadata = get("GET", f"/v2/models/{model}")
-    config = get("GET", f"/v2/models/{model}/config")
+    return kinds[scheme](text, model, token=token, deadline_s=deadline_s)
+
+
+def _only(index: Iterable[tuple[str, str]]) -> str:
+    """The name of the only model that is ready, of (name, state)."""
+    names = sorted({name for name, state in index if state == "READY"})
+    if len(names) != 1:
+        raise ValueError(f"model: name one of those served: {', '.join(names) or 'none is ready'}")
+    return names[0]
+
+
+def _shape_over_http(get: Callable[[str, str], Any], model: str | None) -> ModelShape:
+    if model is None:
+        model = _only((one["name"], one["state"]) for one in get("POST", "/v2/repository/index"))
+    metadata = get("GET", f"/v2/models/{quote(model)}")
+    config = get("GET", f"/v2/models/{quote(model)}/config")
     return shape_of(
         model,
         {one["name"]: one["shape"] for one in metadata["inputs"]},
         {name: value["string_value"] for name, value in config.get("parameters", {}).items()},
+    )
+
+
+def _shape_over_grpc(call: Callable[..., Any], model: str | None) -> ModelShape:
+    if model is None:
+        model = _only((one.name, one.state) for one in call("RepositoryIndex").models)
+    metadata, config = call("ModelMetadata", name=model), call("ModelConfig", name=model).config
+    return shape_of(
+        model,
+        {one.name: list(one.shape) for one in metadata.inputs},
+        {name: value.string_value for name, value in config.parameters.items()},
     )
 
 
