@@ -499,7 +499,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
 bool RowStore::lookup_few(const LookupRequest& request, int64_t first, int64_t count, float* out,
                           int64_t sample_stride, DataFlow flow) {
   if (request.num_ids > Lookup::kFew || flow != DataFlow::kSymmetric) return false;
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   if (!all_whole_) return false;
   check_request(request, first, count);
   const int num_tables = static_cast<int>(tables_.size());
