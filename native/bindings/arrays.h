@@ -5,6 +5,8 @@
 #include <nanobind/ndarray.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace screc::bindings {
 
@@ -80,6 +82,14 @@ auto checked(const Array& array, const char* name, size_t ndim) {
   } else {
     return static_cast<T*>(array.data());
   }
+}
+
+// The vector as an array that owns it, without a copy.
+template <typename T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> adopt(std::vector<T>&& values) {
+  auto* kept = new std::vector<T>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return {kept->data(), {kept->size()}, owner};
 }
 
 }  // namespace screc::bindings

@@ -11,13 +11,6 @@
 namespace screc::bindings {
 namespace {
 
-template <typename T>
-nb::ndarray<nb::numpy, T, nb::ndim<1>> adopt(std::vector<T>&& values) {
-  auto* kept = new std::vector<T>(std::move(values));
-  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-  return {kept->data(), {kept->size()}, owner};
-}
-
 nb::tuple arrays_of(HotSketch::Moves&& moves) {
   return nb::make_tuple(adopt(std::move(moves.ids)), adopt(std::move(moves.rows)));
 }
@@ -61,6 +54,19 @@ void bind_hot_sketch(nb::module_& module) {
           },
           nb::arg("ids"), nb::arg("rows"), nb::arg("pool").none() = nb::none(),
           "Writes the row lent to each id, or -1, into rows, int32 [n].")
+      .def(
+          "scores",
+          [](const HotSketch& self, const AnyConstArray& ids, const AnyArray& scores, ThreadPool* pool) {
+            const auto* id = checked<std::int64_t>(ids, "ids", 1);
+            auto* score = checked<float>(scores, "scores", 1);
+            if (scores.shape(0) != ids.shape(0)) {
+              throw nb::value_error("scores: expected as many as there are ids");
+            }
+            nb::gil_scoped_release release;
+            self.scores(id, static_cast<std::int64_t>(ids.shape(0)), score, pool);
+          },
+          nb::arg("ids"), nb::arg("scores"), nb::arg("pool").none() = nb::none(),
+          "Writes the score of each id, or -1 where the sketch does not hold it, into scores, float32 [n].")
       .def(
           "insert",
           [](HotSketch& self, const AnyConstArray& ids, const AnyConstArray& scores, ThreadPool* pool) {

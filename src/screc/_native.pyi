@@ -636,6 +636,11 @@ class HotSketch:
     def query(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], rows: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
         """Writes the row lent to each id, or -1, into rows, int32 [n]."""
 
+    def scores(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], scores: Annotated[NDArray, dict(device='cpu')], pool: ThreadPool | None = None) -> None:
+        """
+        Writes the score of each id, or -1 where the sketch does not hold it, into scores, float32 [n].
+        """
+
     def insert(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], scores: Annotated[NDArray, dict(device='cpu', writable=False)], pool: ThreadPool | None = None) -> tuple:
         """
         Adds float32 scores to ids, in order. Returns ids and rows, int32, of those that were lent one.
@@ -673,3 +678,24 @@ class HotSketch:
     @property
     def num_rows(self) -> int:
         """Rows of the pool."""
+
+class RecencyFilter:
+    """Ids that were seen lately and their scores (the LRU area of CAFE+)."""
+
+    def __init__(self, num_buckets: int) -> None: ...
+
+    def insert(self, ids: Annotated[NDArray, dict(device='cpu', writable=False)], scores: Annotated[NDArray, dict(device='cpu', writable=False)], threshold: float, kept: float) -> tuple:
+        """
+        Adds float32 scores to ids, in order. Returns ids and scores of those that leave: at the threshold, or
+        displaced with a score of `kept` at least.
+        """
+
+    def state(self) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
+        """A copy of the buckets and the clock, uint8 [64 * num_buckets + 8]."""
+
+    def restore(self, state: Annotated[NDArray, dict(device='cpu', writable=False)]) -> None:
+        """Takes over what state() gave."""
+
+    @property
+    def num_buckets(self) -> int:
+        """Buckets of four ids, 64 bytes each."""
