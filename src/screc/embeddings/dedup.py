@@ -22,10 +22,10 @@ class Dedup(Method):
     """Trains whole tables, then keeps some blocks of rows, and every other block becomes one of those.
 
     Two blocks are alike by the share of their numbers that differ by at most ``close``. First to go are the
-    blocks that are alike (0.7) to one of larger numbers, then those of the smallest numbers (75th percentile),
-    until the rest fits the budget. Each becomes the kept block that it is most like; of equals, the nearest.
-    Only blocks beside each other in one of twelve random projections are compared (a locality-sensitive hash).
-    Then training goes on.
+    blocks that are alike (0.7) to one of larger numbers, then those of the smallest numbers (75th
+    percentile), until the rest fits the budget. Each becomes the kept block that it is most like; of equals,
+    the nearest. Only blocks beside each other in one of twelve random projections are compared (a
+    locality-sensitive hash). Then training goes on.
 
     The study's rule stops at a similarity, and its size is what comes out; here the budget decides.
 
