@@ -71,9 +71,9 @@ def _check_settings(settings: Settings, out: Path) -> None:
     if file.is_file():
         theirs = json.loads(file.read_text())
         for name, value in ours.items():
-            if theirs.get(name) != value:
+            if theirs.get(name, value) != value:  # what came later than the directory has no say there
                 raise ValueError(
-                    f"{name} is {value!r}, but {out} holds results with {theirs.get(name)!r}; use the same, "
+                    f"{name} is {value!r}, but {out} holds results with {theirs[name]!r}; use the same, "
                     "or another directory"
                 )
         return
