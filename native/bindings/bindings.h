@@ -22,5 +22,6 @@ void bind_engine(nb::module_& module);
 void bind_batcher(nb::module_& module);
 void bind_statistics(nb::module_& module);
 void bind_hot_sketch(nb::module_& module);
+void bind_recency_filter(nb::module_& module);
 
 }  // namespace screc::bindings

@@ -55,6 +55,19 @@ void bind_hot_sketch(nb::module_& module) {
           nb::arg("ids"), nb::arg("rows"), nb::arg("pool").none() = nb::none(),
           "Writes the row lent to each id, or -1, into rows, int32 [n].")
       .def(
+          "scores",
+          [](const HotSketch& self, const AnyConstArray& ids, const AnyArray& scores, ThreadPool* pool) {
+            const auto* id = checked<std::int64_t>(ids, "ids", 1);
+            auto* score = checked<float>(scores, "scores", 1);
+            if (scores.shape(0) != ids.shape(0)) {
+              throw nb::value_error("scores: expected as many as there are ids");
+            }
+            nb::gil_scoped_release release;
+            self.scores(id, static_cast<std::int64_t>(ids.shape(0)), score, pool);
+          },
+          nb::arg("ids"), nb::arg("scores"), nb::arg("pool").none() = nb::none(),
+          "Writes the score of each id, or -1 where the sketch does not hold it, into scores, float32 [n].")
+      .def(
           "insert",
           [](HotSketch& self, const AnyConstArray& ids, const AnyConstArray& scores, ThreadPool* pool) {
             return arrays_of(insert(self, ids, scores, pool));

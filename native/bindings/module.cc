@@ -14,4 +14,5 @@ NB_MODULE(_native, module) {
   screc::bindings::bind_batcher(module);
   screc::bindings::bind_statistics(module);
   screc::bindings::bind_hot_sketch(module);
+  screc::bindings::bind_recency_filter(module);
 }

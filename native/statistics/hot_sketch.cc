@@ -66,6 +66,17 @@ void HotSketch::query(const std::int64_t* ids, std::int64_t n, std::int32_t* row
   });
 }
 
+void HotSketch::scores(const std::int64_t* ids, std::int64_t n, float* scores, ThreadPool* pool) const {
+  const Bucket* all = buckets();
+  for_pieces(pool, n, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      float score = -1.0F;
+      for (const Slot& slot : all[place(ids[i])].slots) score = slot.id == ids[i] ? slot.own_score() : score;
+      scores[i] = score;
+    }
+  });
+}
+
 bool HotSketch::add(Bucket& bucket, std::int64_t id, float score, std::int64_t& over) const {
   Slot* const slots = bucket.slots;
   int at = 0;

@@ -53,6 +53,9 @@ class HotSketch {
   // rows[i] = the row lent to ids[i], or -1.
   void query(const std::int64_t* ids, std::int64_t n, std::int32_t* rows, ThreadPool* pool) const;
 
+  // scores[i] = the own score of ids[i], without what it took over; -1 if it is not in the sketch.
+  void scores(const std::int64_t* ids, std::int64_t n, float* scores, ThreadPool* pool) const;
+
   // Adds scores[i] >= 0 to ids[i] >= 0, in this order; the result does not depend on the threads. Returns who
   // was lent a row.
   Moves insert(const std::int64_t* ids, const float* scores, std::int64_t n, ThreadPool* pool);

@@ -82,6 +82,13 @@ class TestHotColdPerTable(MethodContract):
     options = {"cold": "per-table"}  # noqa: RUF012
 
 
+class TestMixed(MethodContract):
+    name = "mixed"
+    ratios = (10, 2, 4, 50, 1000, 3000)
+    options = {"period": 3}  # noqa: RUF012
+    exact_gradients = False
+
+
 class TestMemRec(MethodContract):
     name = "mem-rec"
     ratios = (10, 2, 1000)
@@ -129,6 +136,33 @@ class TestAdaptiveSteps(MethodContract):
     ratios = (2.6, 1.5)
     exact_gradients = False
     options = {"lr": 0.1, "limit": 2.0}  # noqa: RUF012
+
+
+class TestAdaEmbed(MethodContract):
+    name = "ada-embed"
+    ratios = (2, 1.5, 3.5)
+    options = {"check_every": 3}  # noqa: RUF012
+
+
+class TestAutoDim(MethodContract):
+    name = "auto-dim"
+    ratios = (4, 2, 7)
+
+
+class TestOptEmbed(MethodContract):
+    name = "opt-embed"
+    ratios = (4, 2, 10)
+    exact_gradients = False
+
+
+class TestDedup(MethodContract):
+    name = "dedup"
+    ratios = (10, 2, 30)
+
+
+class TestAutoSrh(MethodContract):
+    name = "auto-srh"
+    ratios = (4, 1.2, 6)
 
 
 class TestDeepLight(MethodContract):
@@ -183,6 +217,16 @@ class TestCafeByFrequency(MethodContract):
     name = "cafe"
     ratios = (20,)
     options = {"importance": "frequency"}  # noqa: RUF012
+
+
+class TestCafeLevels(MethodContract):
+    name = "cafe-ml"
+    ratios = (10, 2, 100, 400)
+
+
+class TestCafePlus(MethodContract):
+    name = "cafe-plus"
+    ratios = (10, 2, 100, 500)
 
 
 def test_every_method_is_held_to_the_contract() -> None:

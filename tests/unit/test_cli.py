@@ -25,7 +25,7 @@ FLAGS = {
     "compare": {
         *("data", "out", "test", "validation", "methods", "budgets", "seeds", "models", "dim", "bottom"),
         *("top", "batch_size", "epochs", "patience", "dense_lr", "table_lr", "shuffle", "bf16"),
-        *("day_samples", "jobs", "as_json"),
+        *("layer_bits", "day_samples", "jobs", "as_json"),
     },
     "profile": {
         *("data", "out", "model", "limit", "memory", "drift_from", "co_access", "plot", "on_error"),

@@ -105,15 +105,16 @@ def test_other_settings_are_refused(directory: Path) -> None:
         run_grid(Grid(settings=other, methods=("hash",)), directory)
 
 
-def test_a_killed_run_loses_only_what_was_running(tmp_path: Path) -> None:
-    """Interrupted as by Ctrl-C after the first cell: that one stays, nothing half-written does."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_killed_run_loses_only_what_was_running(number: int, tmp_path: Path) -> None:
+    """Interrupted as by Ctrl-C, or ended, after the first cell: that one stays, nothing half-written does."""
     command = [sys.executable, "-m", "screc.cli", "compare", "--data", SETTINGS.data, "--test", SETTINGS.test]
     command += ["--methods", "hash,qr,robe", "--budgets", "2,3,4", "--dim", "4", "--top", "8", "--bottom=8"]
     process = subprocess.Popen([*command, "--out", str(tmp_path)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list((tmp_path / "cells").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     assert process.wait() == 130
     files = list((tmp_path / "cells").iterdir())
     assert 0 < len(files) < 10

@@ -1,15 +1,21 @@
 """Embedding tables that can be trained, behind one contract (needs torch)."""
 
+from screc.embeddings.ada_embed import AdaEmbed
 from screc.embeddings.adapt import AdaptEmb
+from screc.embeddings.auto_dim import AutoDim
+from screc.embeddings.auto_srh import AutoSrh
 from screc.embeddings.banded import BandedTable
 from screc.embeddings.budget import BudgetError
 from screc.embeddings.cafe import Cafe
+from screc.embeddings.cafe_levels import CafeLevels
+from screc.embeddings.cafe_plus import CafePlus
 from screc.embeddings.clustered import Clustered
 from screc.embeddings.coded import MultiGranularCodes, ProductCodes
 from screc.embeddings.collection import EmbeddingCollection
 from screc.embeddings.compositional import QuotientRemainder
 from screc.embeddings.compress import CompressedBag, compress, methods_of
 from screc.embeddings.contract import TableModule
+from screc.embeddings.dedup import Dedup
 from screc.embeddings.deep_hash import DeepHash
 from screc.embeddings.full import FullTable
 from screc.embeddings.hash import EqualCapHash, HashRows
@@ -18,7 +24,9 @@ from screc.embeddings.low_precision import AdaptiveSteps, IntegerRows
 from screc.embeddings.mem_rec import MemRec
 from screc.embeddings.memcom import MEmCom
 from screc.embeddings.method import METHODS, Method, make_method, register
+from screc.embeddings.mixed import Mixed
 from screc.embeddings.mixed_dimension import MixedDimension
+from screc.embeddings.opt_embed import OptEmbed
 from screc.embeddings.projection import Projection
 from screc.embeddings.pruned import DeepLight, LearnedThreshold
 from screc.embeddings.quantised import Dqrm, LearnedClip, LearnedStep
@@ -31,13 +39,19 @@ from screc.embeddings.whole import WholeTables
 
 __all__ = [
     "METHODS",
+    "AdaEmbed",
     "AdaptEmb",
     "AdaptiveSteps",
+    "AutoDim",
+    "AutoSrh",
     "BandedTable",
     "BudgetError",
     "Cafe",
+    "CafeLevels",
+    "CafePlus",
     "Clustered",
     "CompressedBag",
+    "Dedup",
     "DeepHash",
     "DeepLight",
     "Dqrm",
@@ -53,8 +67,10 @@ __all__ = [
     "MEmCom",
     "MemRec",
     "Method",
+    "Mixed",
     "MixedDimension",
     "MultiGranularCodes",
+    "OptEmbed",
     "ProductCodes",
     "Projection",
     "QuotientRemainder",

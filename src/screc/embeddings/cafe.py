@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +13,19 @@ from screc import _native
 from screc.data.log import TableSpec
 from screc.embeddings.budget import BudgetError
 from screc.embeddings.hashing import buckets
-from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted, normal_rows, register
+from screc.embeddings.importance import Importance, ScoredMethod
+from screc.embeddings.method import Brief, ByteCount, Footprint, Wanted, normal_rows, register
 from screc.storage.layout import index_bytes
 
 SKETCH_BYTES = 64  # of a bucket; there is one for every hot row
-Importance = Literal["gradient", "frequency"]
 
 
 @register
-class Cafe(Method):
+class Cafe(ScoredMethod):
     """Hot ids of all tables share a pool of rows, all others a hashed table (section 3).
 
-    An id's score is the sum of the norms of its look-ups' gradients, each table's scaled to a mean of one
-    look-up a batch (section 3.2), or the number of its look-ups. Who reaches the sketch's threshold gets a
-    row, which starts as a copy of its hashed one; who falls below it goes back to the hashed row as it is.
+    Who reaches the sketch's threshold by its scores (:class:`ScoredMethod`) gets a row, which starts as a
+    copy of its hashed one; who falls below it goes back to the hashed row as it is.
 
     The threshold tunes itself: when more ids have reached it than there are rows, it rises to the score of
     the last one that there is a row for (CAFE+). Scores decay, so that ids no longer hot give way.
@@ -61,20 +60,15 @@ class Cafe(Method):
         init_std: float = 0.05,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(specs, embedding_dim)
-        if importance not in ("gradient", "frequency"):
-            raise ValueError(f"importance must be 'gradient' or 'frequency', got {importance!r}")
+        super().__init__(specs, embedding_dim, importance)
         if not 0 < decay <= 1:
             raise ValueError(f"decay must be above 0 and at most 1, got {decay}")
         self.num_hot, self.num_cold = num_hot, num_cold
-        self.importance, self.decay = importance, decay
+        self.decay = decay
         self.register_buffer("salt", torch.tensor(salt))
         self.register_buffer("_since_decay", torch.zeros((), dtype=torch.float64))
         self.weight = normal_rows(num_hot + num_cold, embedding_dim, init_std, generator)
         self._sketch = _native.HotSketch(num_buckets=num_hot, num_rows=num_hot, threshold=threshold)
-        self._looked_up: tuple[Tensor, Tensor] | None = None  # numbers over all tables, look-ups
-        self._inverse: Tensor | None = None
-        self._scores: Tensor | None = None
 
     @classmethod
     def fit(cls, brief: Brief, *, hash_share: float = 0.3, **options: Any) -> Cafe:
@@ -109,8 +103,7 @@ class Cafe(Method):
     def rows(self, wanted: Wanted) -> Tensor:
         whole = wanted.ids + self._starts[wanted.tables]
         hot = torch.from_numpy(self._hot_rows(whole)).to(whole.device)
-        if torch.is_grad_enabled():
-            self._looked_up = (whole, wanted.lookups)
+        self.note(whole, wanted.lookups)
         return self.gather(self.weight, torch.where(hot >= 0, hot.long(), self._cold_rows(whole)))
 
     def _hot_rows(self, whole: Tensor) -> np.ndarray:
@@ -122,50 +115,32 @@ class Cafe(Method):
     def _cold_rows(self, whole: Tensor) -> Tensor:
         return self.num_hot + buckets(whole, self.num_cold, self.salt)
 
-    def _distinct(self, whole: Tensor) -> tuple[Tensor, Tensor]:
-        rows, self._inverse = super()._distinct(whole)
-        return rows, self._inverse
-
-    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        features = super().forward(ids, offsets)
-        if features.requires_grad and self.importance == "gradient":
-            inverse, lookups = self._inverse, offsets.diff()
-            features.register_hook(lambda gradient: self._score(gradient, lookups, inverse))
-        return features
-
-    def _score(self, gradient: Tensor, lengths: Tensor, inverse: Tensor | None) -> None:
-        """Importance of the distinct ids of the batch from the gradient of the features, [B, T, d]."""
-        assert inverse is not None
-        norms = gradient.detach().norm(dim=2).T  # [T, B]
-        lengths = lengths.view(norms.shape)
-        norms = torch.where(self._mean[:, None], norms / lengths.clamp(min=1), norms)
-        total = (norms * lengths).sum(dim=1)
-        scaled = norms * (lengths.sum(dim=1) / total.clamp(min=1e-30))[:, None]
-        each = torch.repeat_interleave(scaled.flatten(), lengths.flatten())
-        assert self._looked_up is not None
-        scores = each.new_zeros(self._looked_up[0].numel())
-        self._scores = scores.index_add_(0, inverse, each)
-
     # ---- migration
 
     def after_step(self) -> None:
-        if self._looked_up is None:
+        scored = self.take_scores()
+        if scored is None:
             return
-        whole, lookups = self._looked_up
-        scores = lookups.float() if self._scores is None else self._scores
-        self._looked_up, self._scores = None, None
+        whole, scores = scored
         numbers = np.ascontiguousarray(scores.cpu().numpy(), dtype=np.float32)
-        ids, rows = self._sketch.insert(whole.cpu().numpy(), numbers)
+        ids, rows = self._insert(whole.cpu().numpy(), numbers)
         if len(ids):
             with torch.no_grad():
                 hot = torch.from_numpy(rows).long().to(self.weight.device)
-                moved = torch.from_numpy(ids).to(self.weight.device)
-                self.weight[hot] = self.weight[self._cold_rows(moved)]
+                self.weight[hot] = self._when_promoted(torch.from_numpy(ids).to(self.weight.device))
         self._since_decay += float(numbers.sum(dtype=np.float64))
         if float(self._since_decay) > 10 * self.num_hot * self._sketch.threshold:
             self._sketch.decay(self.decay)
             self._since_decay.zero_()
         self._sketch.retune()
+
+    def _insert(self, ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add scores to ids; ids and rows of those that were lent one."""
+        return self._sketch.insert(ids, scores)
+
+    def _when_promoted(self, whole: Tensor) -> Tensor:
+        """What the rows of ids that become hot start from."""
+        return self.weight[self._cold_rows(whole)]
 
     # ---- what it is
 

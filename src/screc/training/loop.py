@@ -23,6 +23,13 @@ from screc.training.checkpointing import load_optimizers, load_weights, save_mod
 from screc.training.evaluation import batch_tensors, evaluate, label_tensor
 from screc.training.interrupt import Interrupt
 from screc.training.optimizers import OptimizerName, dense_optimizer, table_optimizer
+from screc.training.rounded_layers import (
+    GRADIENT_BITS,
+    LAYER_BITS,
+    RoundedGradients,
+    round_layers,
+    rounded_layers,
+)
 from screc.training.shuffle import shuffled_batches
 from screc.training.stages import MethodStages
 
@@ -45,6 +52,9 @@ class TrainingConfig:
         num_threads: threads of torch; 0 leaves them as they are.
         bf16_matmul: multiply matrices in bfloat16 while training; weights, tables, evaluation stay float32.
             Faster on processors with instructions for it (avx512_bf16, amx_bf16), slower on others.
+        layer_bits: layers outside the tables are seen in 8, 4, 3 or 2 bits while training, and rounded to
+            them at the end (:mod:`screc.training.rounded_layers`); 0 leaves them as they are.
+        gradient_bits: 8 rounds all gradients, as for sending them; 0 does not.
         shuffle_window: samples that are shuffled together; 0 trains in the log's order.
         checkpoint_every_samples: samples between checkpoints; 0 writes only the last one.
         log_every: steps between calls of the progress callback.
@@ -59,6 +69,8 @@ class TrainingConfig:
     seed: int = 0
     num_threads: int = 0
     bf16_matmul: bool = False
+    layer_bits: int = 0
+    gradient_bits: int = 0
     shuffle_window: int = 0
     checkpoint_every_samples: int = 0
     log_every: int = 100
@@ -67,6 +79,11 @@ class TrainingConfig:
         for name in ("batch_size", "epochs", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, known in (("layer_bits", LAYER_BITS), ("gradient_bits", GRADIENT_BITS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)}"
+                )
         for name in ("seed", "num_threads", "shuffle_window", "checkpoint_every_samples"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -74,6 +91,7 @@ class TrainingConfig:
 
 # A run may go on with these changed: they do not say which samples come when, nor how a step is made.
 _FREE = frozenset({"epochs", "num_threads", "checkpoint_every_samples", "log_every"})
+_DEFAULTS = dataclasses.asdict(TrainingConfig())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,9 +272,10 @@ class _Run:
     def _new_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         dense, sparse = self.model.dense_parameters(), self.model.sparse_parameters()
         config = self.config
-        optimizers: dict[str, torch.optim.Optimizer] = {
-            "dense": dense_optimizer(config.dense_optimizer, dense, config.dense_lr)
-        }
+        optimizers: dict[str, torch.optim.Optimizer] = {}
+        if config.gradient_bits:  # the first, since steps are made in this order
+            optimizers["rounding"] = RoundedGradients([*dense, *sparse], config.gradient_bits)
+        optimizers["dense"] = dense_optimizer(config.dense_optimizer, dense, config.dense_lr)
         tables = table_optimizer(config.table_optimizer, sparse, config.table_lr)
         if tables is not None:
             optimizers["tables"] = tables
@@ -273,9 +292,10 @@ class _Run:
                 "choose another directory or replace it with resume=False"
             )
         for name, value in dataclasses.asdict(self.config).items():
-            if name not in _FREE and stored.get(name) != value:
+            began = stored.get(name, _DEFAULTS[name])  # older checkpoints lack what came later
+            if name not in _FREE and began != value:
                 raise ValueError(
-                    f"{name} is {value!r}, but the run in {self.out} was started with {stored.get(name)!r}; "
+                    f"{name} is {value!r}, but the run in {self.out} was started with {began!r}; "
                     "use the same to resume, or replace it with resume=False"
                 )
         position = _Position(**checkpoint.training["position"])
@@ -310,6 +330,8 @@ class _Run:
         if self.stages is not None and not interrupt.requested and not at.finished:
             self.stages.method.finish()
             at.finished = True
+        if self.config.layer_bits and not interrupt.requested:
+            round_layers(self.model, self.config.layer_bits)  # once more changes nothing
         if self._saved != at:
             self.save()
 
@@ -347,7 +369,11 @@ class _Run:
             self.model.tables.before_step(at.steps)
         # Not torch.set_float32_matmul_precision: it converts at every use and gains little.
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16_matmul):
-            logits = self.model(*batch_tensors(batch)).float()
+            if self.config.layer_bits:
+                layers = rounded_layers(self.model, self.config.layer_bits)
+                logits = torch.func.functional_call(self.model, layers, batch_tensors(batch)).float()
+            else:
+                logits = self.model(*batch_tensors(batch)).float()
         labels = label_tensor(batch, at.epoch_samples)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
         extra = None if method is None else method.extra_loss()

@@ -58,6 +58,7 @@ def compare(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Multiply matrices in bfloat16 while training.")
     ] = False,
+    layer_bits: Annotated[int, typer.Option(help="Bits of the layers outside the tables; 0 = float32.")] = 0,
     day_samples: Annotated[
         int, typer.Option(help="The log is a stream of such days, each tested before it is trained on.")
     ] = 0,
@@ -83,6 +84,7 @@ def compare(
             table_lr=table_lr,
             shuffle=shuffle,
             bf16=bf16,
+            layer_bits=layer_bits,
             day_samples=day_samples,
         ),
         models=_names(models),

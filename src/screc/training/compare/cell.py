@@ -30,6 +30,7 @@ from screc.training.compare.grid import Cell, Settings, parse_method
 from screc.training.compare.memory import MemoryMeter
 from screc.training.evaluation import batch_tensors, evaluate
 from screc.training.loop import Progress, TrainingConfig, train
+from screc.training.rounded_layers import round_layers
 
 _LOOKUP_BATCH, _LOOKUP_ROUNDS = 2048, 9
 
@@ -121,6 +122,8 @@ class _Run:
                     return False
                 ready = copy.deepcopy(self.model)
                 ready.tables.finish()
+                if self.settings.layer_bits:
+                    round_layers(ready, self.settings.layer_bits)
                 auc = evaluate(ready, validation).auc
                 if auc > self._best:
                     metrics = evaluate(ready, test)
@@ -164,6 +167,7 @@ class _Run:
                 seed=self.cell.seed,
                 num_threads=1,
                 bf16_matmul=settings.bf16,
+                layer_bits=settings.layer_bits,
                 shuffle_window=settings.shuffle,
                 log_every=50,
             ),

@@ -35,6 +35,7 @@ class Settings:
         dense_lr, table_lr: learning rates of Adam for layers and Adagrad for rows.
         shuffle: samples shuffled together; 0 trains in the log's order.
         bf16: multiply matrices in bfloat16 while training.
+        layer_bits: of the layers outside the tables (:class:`TrainingConfig`).
         day_samples: not 0: ``data`` is a stream of days of so many samples, each tested before it is trained
             on; counts for methods that need them are those of the first day.
     """
@@ -52,6 +53,7 @@ class Settings:
     table_lr: float = 0.02
     shuffle: int = 0
     bf16: bool = False
+    layer_bits: int = 0
     day_samples: int = 0
 
     def __post_init__(self) -> None:

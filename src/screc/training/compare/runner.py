@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import numpy as np
@@ -57,12 +61,29 @@ def run_grid(grid: Grid, out: Path | str, *, jobs: int = 1, console: Console | N
     (out / CELLS).mkdir(exist_ok=True)
     console = console or Console(quiet=True)
     try:
-        with _Bars(console, done=len(cells) - len(todo), total=len(cells)) as bars:
+        with _terminated_as_interrupted(), _Bars(console, len(cells) - len(todo), len(cells)) as bars:
             _run(grid.settings, todo, out, counts, jobs, bars)
     except KeyboardInterrupt:
         console.print(f"interrupted; what is done is in {out}, the same command goes on")
         raise
     return len(todo)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, so that it too ends the processes of the cells. Only the main thread can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_settings(settings: Settings, out: Path) -> None:
@@ -71,9 +92,9 @@ def _check_settings(settings: Settings, out: Path) -> None:
     if file.is_file():
         theirs = json.loads(file.read_text())
         for name, value in ours.items():
-            if theirs.get(name) != value:
+            if theirs.get(name, value) != value:  # what came later than the directory has no say there
                 raise ValueError(
-                    f"{name} is {value!r}, but {out} holds results with {theirs.get(name)!r}; use the same, "
+                    f"{name} is {value!r}, but {out} holds results with {theirs[name]!r}; use the same, "
                     "or another directory"
                 )
         return
@@ -187,7 +208,7 @@ def _result(one: _Running, out: Path) -> dict[str, Any]:
 class _Bars:
     """A bar for the grid and one for every cell that runs; a line for every cell that has ended."""
 
-    def __init__(self, console: Console, *, done: int, total: int) -> None:
+    def __init__(self, console: Console, done: int, total: int) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
