@@ -99,12 +99,4 @@ auto released(const Body& body) {
   return body();
 }
 
-// The vector as an array that owns it, without a copy.
-template <typename T>
-nb::ndarray<nb::numpy, T, nb::ndim<1>> adopt(std::vector<T>&& values) {
-  auto* kept = new std::vector<T>(std::move(values));
-  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-  return {kept->data(), {kept->size()}, owner};
-}
-
 }  // namespace screc::bindings
