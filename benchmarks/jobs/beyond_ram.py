@@ -10,11 +10,13 @@ Python process with its libraries needs. No batch comes twice: nothing is cached
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,9 @@ def scaled_rows(*, quick: bool) -> tuple[int, ...]:
     return tuple(8 * count if count > 1000 else count for count in CRITEO_KAGGLE_ROWS)
 
 
-def prepare(workload: Workload, directory: Path, *, samples: int) -> None:
+def prepare(directory: Path, workload: Workload, samples: int) -> None:
     """Packs the model for each fraction of DRAM into ``directory``; the checkpoint is removed afterwards."""
+    directory.mkdir()
     layers = workload.layers(np.random.default_rng(SEED))
     tables = RandomTables(workload.rows, workload.embedding_dim)
     layouts = [
@@ -171,18 +174,25 @@ def make_rocksdb(workload: Workload, directory: Path, cache_bytes: int) -> Calla
 
 
 def _built(directory: Path, build: Callable[[Path], None], console: Console) -> Path:
-    """``directory``, built unless an earlier run of the job left it whole."""
+    """``directory``, built unless an earlier run of the job left it whole.
+
+    In a process of its own: what building leaves behind would be missing where all rows are kept in DRAM.
+    """
     if not directory.exists():
         begin = time.perf_counter()
         part = directory.with_name(f"{directory.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        build(part)
+        builder = multiprocessing.get_context("spawn").Process(target=build, args=(part,))
+        builder.start()
+        builder.join()
+        if builder.exitcode != 0:
+            raise RuntimeError(f"{directory.name}: its builder ended with code {builder.exitcode}")
         part.rename(directory)
         console.print(f"  {directory.name}: built in {time.perf_counter() - begin:.0f} s")
     return directory
 
 
-def build_peer(name: str, directory: Path, workload: Workload) -> None:
+def build_peer(directory: Path, name: str, workload: Workload) -> None:
     """Writes a peer's rows."""
     tables = RandomTables(workload.rows, workload.embedding_dim)
     if name == "mmap":
@@ -215,11 +225,7 @@ def run(*, quick: bool) -> dict[str, object]:
     root.mkdir(parents=True, exist_ok=True)
     samples = HISTORY_SAMPLES // 100 if quick else HISTORY_SAMPLES
 
-    def pack_all(part: Path) -> None:
-        part.mkdir()
-        prepare(workload, part, samples=samples)
-
-    packed = _built(root / "packed", pack_all, console)
+    packed = _built(root / "packed", partial(prepare, workload=workload, samples=samples), console)
     artifacts = {f"screc_{round(100 * f)}": packed / _artifact_name(f) for f in FRACTIONS}
     systems = [describe_plan(console, name, artifact) for name, artifact in artifacts.items()]
     limits = measure_limits(len(os.sched_getaffinity(0)), (64,), quick=quick)
@@ -237,7 +243,7 @@ def run(*, quick: bool) -> dict[str, object]:
         ("lmdb", make_lmdb, {}),
         ("rocksdb", make_rocksdb, {"cache_bytes": budget}),
     ):
-        directory = _built(root / name, lambda part, name=name: build_peer(name, part, workload), console)
+        directory = _built(root / name, partial(build_peer, name=name, workload=workload), console)
         arms[name] = (make, {"directory": directory, **extra}, limit)
 
     workers: dict[str, Worker] = {}

@@ -35,7 +35,7 @@ class Signal {
  public:
   void raise() {
     count_.fetch_add(1);
-    count_.notify_all();
+    if (sleepers_.load() > 0) count_.notify_all();  // a call of the system, whether or not anyone sleeps
   }
 
   // Returns once ready() is true. It must become so only before a raise().
@@ -44,13 +44,16 @@ class Signal {
     for (;;) {
       const std::uint32_t seen = count_.load();
       if (ready()) return;
-      if (!look_out([this, seen] { return count_.load(std::memory_order_relaxed) != seen; }))
-        count_.wait(seen);
+      if (look_out([this, seen] { return count_.load(std::memory_order_relaxed) != seen; })) continue;
+      sleepers_.fetch_add(1);
+      count_.wait(seen);
+      sleepers_.fetch_sub(1);
     }
   }
 
  private:
   std::atomic<std::uint32_t> count_{0};
+  mutable std::atomic<std::uint32_t> sleepers_{0};
 };
 
 }  // namespace screc

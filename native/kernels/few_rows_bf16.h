@@ -21,20 +21,25 @@
 namespace screc {
 namespace {
 
-// Rows [row, row + R) and one panel. TDPBF16PS sums the products of even and of odd inputs of a tile apart,
-// each in order and rounded once per product, and adds both sums' sum to the tile of sums.
+// One row of inputs as floats: even ones, then odd ones, `words` of each, filled up with a zero.
+inline void part_inputs(const uint16_t* x, int64_t in, int64_t words, float* parts) {
+  for (int64_t k = 0; k < words; ++k) {
+    const uint32_t odd = 2 * k + 1 < in ? x[2 * k + 1] : 0;
+    parts[k] = std::bit_cast<float>(uint32_t{x[2 * k]} << 16);
+    parts[words + k] = std::bit_cast<float>(odd << 16);
+  }
+}
+
+// Rows [row, row + R) and one panel; x are their inputs, parted. TDPBF16PS sums the products of even and of
+// odd inputs of a tile apart, each in order and rounded once per product, and adds both sums' sum to the tile
+// of sums.
 template <typename V, int R>
-void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row, int64_t panel) {
+void few_rows_panel(const LinearWeights& w, const LinearCall& call, const float* x, int64_t row,
+                    int64_t panel) {
   using F = typename V::F;
   constexpr int64_t kPanel = 2 * V::kLanes;
   const uint32_t* words = static_cast<const uint32_t*>(w.words) + panel * w.steps * kPanel;
   const int64_t num_words = (w.in + 1) / 2;
-  const auto word = [&](int r, int64_t k) {
-    const uint16_t* const x = static_cast<const uint16_t*>(call.x) + (row + r) * call.x_stride + 2 * k;
-    uint32_t pair = x[0];
-    if (2 * k + 1 < w.in) std::memcpy(&pair, x, sizeof(pair));
-    return pair;
-  };
   F sum[R][2];
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = V::zero();
   for (int64_t tile = 0; tile < num_words; tile += kTileSteps) {
@@ -50,9 +55,7 @@ void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row,
               right_odd = V::as_floats(V::bit_and(right, high));
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        const uint32_t pair = word(r, k);
-        const F x_even = V::set1(std::bit_cast<float>(pair << 16));
-        const F x_odd = V::set1(std::bit_cast<float>(pair & 0xffff0000u));
+        const F x_even = V::set1(x[2 * r * num_words + k]), x_odd = V::set1(x[(2 * r + 1) * num_words + k]);
         even[r][0] = V::fma(x_even, left_even, even[r][0]);
         even[r][1] = V::fma(x_even, right_even, even[r][1]);
         odd[r][0] = V::fma(x_odd, left_odd, odd[r][0]);
@@ -70,8 +73,8 @@ void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row,
     for (int v = 0; v < 2; ++v) {
       const int64_t column = panel * kPanel + v * V::kLanes, n = std::min(w.out - column, V::kLanes);
       if (n <= 0) break;
-      const F x = V::max(least, V::add(sum[r][v], V::load(w.bias + column)));
-      encode_vector<V>(x, column, n, call.output, static_cast<uint8_t*>(call.out) + (row + r) * row_bytes);
+      const F y = V::max(least, V::add(sum[r][v], V::load(w.bias + column)));
+      encode_vector<V>(y, column, n, call.output, static_cast<uint8_t*>(call.out) + (row + r) * row_bytes);
     }
   }
 }
@@ -81,22 +84,27 @@ void few_rows_panel(const LinearWeights& w, const LinearCall& call, int64_t row,
 template <typename V>
 void few_rows_bf16(const LinearWeights& w, const LinearCall& call) {
   const NoDenormals exact;
-  const int64_t num_panels = (w.out + 2 * V::kLanes - 1) / (2 * V::kLanes);
+  const int64_t num_panels = (w.out + 2 * V::kLanes - 1) / (2 * V::kLanes), words = (w.in + 1) / 2;
+  float* const parts = thread_scratch(4 * 2 * words);
   for (int64_t row = 0; row < call.m;) {
     const int64_t rows = std::min<int64_t>(call.m - row, 4);
+    for (int64_t r = 0; r < rows; ++r) {
+      part_inputs(static_cast<const uint16_t*>(call.x) + (row + r) * call.x_stride, w.in, words,
+                  parts + 2 * r * words);
+    }
     for (int64_t panel = 0; panel < num_panels; ++panel) {
       switch (rows) {
         case 1:
-          few_rows_panel<V, 1>(w, call, row, panel);
+          few_rows_panel<V, 1>(w, call, parts, row, panel);
           break;
         case 2:
-          few_rows_panel<V, 2>(w, call, row, panel);
+          few_rows_panel<V, 2>(w, call, parts, row, panel);
           break;
         case 3:
-          few_rows_panel<V, 3>(w, call, row, panel);
+          few_rows_panel<V, 3>(w, call, parts, row, panel);
           break;
         default:
-          few_rows_panel<V, 4>(w, call, row, panel);
+          few_rows_panel<V, 4>(w, call, parts, row, panel);
       }
     }
     row += rows;

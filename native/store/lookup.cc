@@ -14,8 +14,6 @@ namespace {
 constexpr std::int64_t kUnitLookups = 1024;
 // Below this many look-ups of DRAM rows, waking other threads costs more than they save.
 constexpr std::int64_t kAlone = 1024;
-// At most this many look-ups have their rows prefetched before the first is used.
-constexpr std::int64_t kFew = 512;
 
 [[noreturn]] void refuse_id(const Segment& segment, std::int64_t position) {
   throw std::invalid_argument("ids[" + std::to_string(position) + "] is " +
@@ -43,6 +41,12 @@ void check_ids(const Segment& segment, std::int64_t first, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
     if (ids[i] < 0 || ids[i] > last) refuse_id(segment, segment.first_id + first + i);
   }
+}
+
+bool has_one_id_each(const Segment& segment) {
+  std::int64_t other = 0;
+  for (std::int64_t i = 0; i < segment.num_samples; ++i) other |= segment.offsets[i] ^ (segment.first_id + i);
+  return other == 0;
 }
 
 // Splits the open positions into those whose id the index knows (found, with slots; returns how many) and the
@@ -271,6 +275,21 @@ void Lookup::pool_part(const Segment& segment) {
   check_ids(segment, 0, segment.num_ids);
   segment.part->rows.pool({segment.ids, segment.offsets, segment.num_samples, segment.table->mean,
                            segment.out, segment.out_stride});
+}
+
+void Lookup::prefetch_checked(const Segment& segment) {
+  check_ids(segment, 0, segment.num_ids);
+  prefetch_rows(segment.table->strategy.rows(0).array, segment.ids + segment.first_id, segment.num_ids);
+}
+
+void Lookup::pool_checked(const Segment& segment) {
+  IdBags bags{segment.ids,         segment.offsets, segment.num_samples,
+              segment.table->mean, segment.out,     segment.out_stride};
+  if (segment.num_ids == segment.num_samples && has_one_id_each(segment)) {
+    bags.ids += segment.first_id;
+    bags.offsets = nullptr;
+  }
+  segment.table->strategy.rows(0).pool(bags);
 }
 
 void Lookup::prefetch_rows(const RowArray& array, const std::int64_t* ids, std::int64_t count) {

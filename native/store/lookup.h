@@ -66,6 +66,12 @@ class Lookup {
   // Pools the bags of a part, on the calling thread. Throws std::invalid_argument for an id outside its
   // table.
   static void pool_part(const Segment& segment);
+  // At most this many look-ups have their rows asked for before the first is used.
+  static constexpr std::int64_t kFew = 512;
+  // Two steps of a segment whose table is one array, on the calling thread: checks the ids (throws as above)
+  // and asks for their rows; pools them.
+  static void prefetch_checked(const Segment& segment);
+  static void pool_checked(const Segment& segment);
   // Asks for the rows of ids, not checked yet.
   static void prefetch_rows(const RowArray& array, const std::int64_t* ids, std::int64_t count);
 

@@ -86,6 +86,7 @@ int RowStore::add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean
   if (!core_tables_.empty()) {
     throw std::invalid_argument("table: the mapping has none more; take it off before a table is added");
   }
+  all_whole_ = false;
   auto table = std::make_unique<Table>();
   table->num_embeddings = num_embeddings;
   table->dim = embedding_dim;
@@ -125,6 +126,8 @@ void RowStore::append(int table, Band band, int64_t bytes) {
   owner.closed = knows_every_id(band.index);
   owner.bands.push_back(std::move(band));
   owner.choose_codec();
+  all_whole_ = std::all_of(tables_.begin(), tables_.end(),
+                           [](const auto& each) { return each->closed && each->whole() != nullptr; });
 }
 
 void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, const RowCodec& codec,
@@ -484,6 +487,7 @@ void RowStore::finish_part(LookupContext& context) {
 
 void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count, float* out,
                       int64_t sample_stride, DataFlow flow) {
+  if (lookup_few(request, first, count, out, sample_stride, flow)) return;
   const InUse context(contexts_, false);
   std::shared_lock<std::shared_mutex> lock(tables_mutex_);
   context->lookup.use(threads_);
@@ -492,6 +496,28 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
     begin_part(*context);
     finish_part(*context);
   }
+}
+
+bool RowStore::lookup_few(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                          int64_t sample_stride, DataFlow flow) {
+  if (request.num_ids > Lookup::kFew || flow != DataFlow::kSymmetric) return false;
+  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  if (!all_whole_) return false;
+  check_request(request, first, count);
+  const int num_tables = static_cast<int>(tables_.size());
+  int64_t lookups = 0;
+  for (int table = 0; table < num_tables; ++table) {
+    check_offsets(request, static_cast<size_t>(table), first, count);
+    const Segment segment = segment_of(request, table, first, count, nullptr, sample_stride);
+    Lookup::prefetch_checked(segment);
+    lookups += segment.num_ids;
+  }
+  for (int table = 0; table < num_tables; ++table) {
+    Lookup::pool_checked(segment_of(request, table, first, count, out, sample_stride));
+    out += tables_[static_cast<size_t>(table)]->dim;
+  }
+  count_lookups(lookups);
+  return true;
 }
 
 void RowStore::lookup_alone(LookupContext& context, const LookupRequest& request, int64_t first,

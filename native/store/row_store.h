@@ -166,6 +166,10 @@ class RowStore {  // all methods are thread-safe
   void choose_io();
   void make_cache();
   PageReader* reader_of(LookupContext& context);
+  // lookup() of few ids in tables that are one array each, which needs no working memory: the rows of all
+  // tables are asked for before the first is used. False, and nothing done, for what is not of that kind.
+  bool lookup_few(const LookupRequest& request, int64_t first, int64_t count, float* out,
+                  int64_t sample_stride, DataFlow flow);
   void set_up(LookupContext& context, const LookupRequest& request, int64_t first, int64_t count, float* out,
               int64_t sample_stride, DataFlow flow) const;
   // Samples [first, first + count) of a table; column 0 of the first goes to out.
@@ -191,6 +195,7 @@ class RowStore {  // all methods are thread-safe
   const CachePolicy cache_policy_;
   mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
+  bool all_whole_ = false;  // every table is complete and one array in DRAM
   StrategyArrays strategy_arrays_;
   CoreTables core_tables_;
   SsdBands ssd_;
