@@ -64,6 +64,11 @@ FLAGS = {
         *("max_batch", "queue_delay_ms", "split", "workers", "max_queued", "deadline_ms", "drain_s"),
         *("token_file", "tls_cert", "tls_key", "max_request", "max_rows", "max_ids", "as_json"),
     },
+    "load": {
+        *("target", "model", "in_process", "rate", "find_max", "sla", "percentile", "seconds", "size"),
+        *("largest", "data", "encoder", "zipf", "pooling", "timeout", "deadline", "connections"),
+        *("token_file", "seed", "picture", "threads", "as_json"),
+    },
     "bench": {"artifact", "data", "batch_sizes", "seconds", "threads", "io", "queue_depth", "as_json"},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +125,9 @@ async def serve(
             answering = asyncio.create_task(http.serve(sockets=[listener]))
             with _ends_on_signals(ended):
                 await http.wait_started(answering)
+                # What stands now stays: without this, every collection would walk all of it again.
+                gc.collect()
+                gc.freeze()
                 if started:
                     started(_addresses(config, listener, rpc_port, repository))
                 await asyncio.wait(
@@ -133,6 +137,7 @@ async def serve(
                 http.should_exit = True
                 await asyncio.gather(answering, _stop_rpc(rpc, config.repository.drain_s))
     finally:
+        gc.unfreeze()
         drained = await repository.close()
     return drained
 

@@ -97,6 +97,9 @@ class InferenceService:
                 "workers": {"string_value": str(batcher.workers)},
                 "max_queued_samples": {"string_value": str(batcher.max_queued)},
                 "tables": {"string_value": ",".join(table.name for table in model.signature.tables)},
+                "num_embeddings": {
+                    "string_value": ",".join(str(table.num_embeddings) for table in model.signature.tables)
+                },
             },
         }
 
