@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ class ServerConfig:
         token: what clients must give; None: nothing.
         certificate, key: files of TLS, PEM; both or none.
         max_bytes: of a request.
-        deadline_s: most seconds that a request which names no time of its own waits; 0: no limit.
+        deadline_s: most seconds that a request waits for its turn, if it names no less; 0: no limit.
         repository: how models are opened.
     """
 
@@ -124,6 +125,9 @@ async def serve(
             answering = asyncio.create_task(http.serve(sockets=[listener]))
             with _ends_on_signals(ended):
                 await http.wait_started(answering)
+                # What stands now stays: without this, every collection would walk all of it again.
+                gc.collect()
+                gc.freeze()
                 if started:
                     started(_addresses(config, listener, rpc_port, repository))
                 await asyncio.wait(
@@ -133,6 +137,7 @@ async def serve(
                 http.should_exit = True
                 await asyncio.gather(answering, _stop_rpc(rpc, config.repository.drain_s))
     finally:
+        gc.unfreeze()
         drained = await repository.close()
     return drained
 
