@@ -15,6 +15,7 @@ from screc.serving.batching import Batching, BatchingConfig
 from screc.serving.engine import Engine
 from screc.serving.errors import BadRequestError, NotFoundError, ServingError, UnavailableError
 from screc.serving.signature import QueryLimits, Signature
+from screc.storage import UpdateOptions
 from screc.storage.artifact import MANIFEST_FILE
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -32,6 +33,7 @@ class RepositoryConfig:
         batching: of each model.
         limits: of each request.
         drain_s: most seconds that the requests of a model which goes are waited for.
+        updates: whether rows may be updated, as ``Engine.open`` takes it.
     """
 
     threads: int = 0
@@ -41,6 +43,7 @@ class RepositoryConfig:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     limits: QueryLimits = field(default_factory=QueryLimits)
     drain_s: float = 30.0
+    updates: UpdateOptions | bool = False
 
 
 class Model:
@@ -183,6 +186,10 @@ class Repository:
             if chosen not in versions:
                 raise NotFoundError(f"model {name!r} has the versions {', '.join(versions)}, not {chosen!r}")
             path, config = versions[chosen], self.config
+            old = self._models.get(name)
+            if old is not None and old.path == path:
+                # An artifact has one writer at a time: the old model answers, and takes no updates.
+                await asyncio.to_thread(old.engine.close)
             try:
                 engine = await asyncio.to_thread(
                     Engine.open,
@@ -191,17 +198,20 @@ class Repository:
                     io=config.io,
                     queue_depth=config.queue_depth,
                     cache_bytes=config.cache_bytes,
+                    updates=config.updates,
                 )
             except (OSError, ValueError, KeyError, MemoryError) as error:
                 self._failures[name] = f"{type(error).__name__}: {error}"
                 raise BadRequestError(f"model {name!r} cannot be loaded: {error}") from error
             if self._closed:
+                engine.close()
                 raise UnavailableError("the server is stopping")
             model = Model(name, chosen, path, engine, config)
             old, self._models[name] = self._models.get(name), model
             self._failures.pop(name, None)
             if old is not None:
                 await old.batching.close(config.drain_s)
+                await asyncio.to_thread(old.engine.close)
             return model
 
     async def unload(self, name: str) -> None:
@@ -215,6 +225,7 @@ class Repository:
             model = self._models.pop(name, None)
             if model is not None:
                 await model.batching.close(self.config.drain_s)
+                await asyncio.to_thread(model.engine.close)
 
     def index(self) -> list[dict[str, str]]:
         """The protocol's index: every model and version, and its state."""
@@ -237,5 +248,6 @@ class Repository:
         self._closed = True
         models = list(self._models.values())
         ended = await asyncio.gather(*(model.batching.close(self.config.drain_s) for model in models))
+        await asyncio.gather(*(asyncio.to_thread(model.engine.close) for model in models))
         self._models.clear()
         return all(ended)

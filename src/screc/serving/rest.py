@@ -16,6 +16,8 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from screc import __version__
+from screc.serving.access_log import RequestIds
+from screc.serving.dashboard import DASHBOARD_FILES, dashboard_router
 from screc.serving.errors import (
     BadRequestError,
     ClientGoneError,
@@ -24,6 +26,7 @@ from screc.serving.errors import (
     UnsupportedEncodingError,
 )
 from screc.serving.guard import Guard
+from screc.serving.metrics import metrics_router
 from screc.serving.protocol import (
     DTYPES,
     HEADER_LENGTH,
@@ -32,6 +35,7 @@ from screc.serving.protocol import (
     parse_request,
     render_response,
 )
+from screc.serving.rows import rows_router
 from screc.serving.service import InferenceService
 from screc.serving.signature import OUTPUT
 
@@ -41,7 +45,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # A request that waits this long is watched: its client may have gone. (Most are answered before.)
 _WATCHED_AFTER_S = 0.05
-_OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+_OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", *DASHBOARD_FILES)
 
 Name = Annotated[str, Path(min_length=1, max_length=128)]
 
@@ -143,7 +147,11 @@ def create_app(service: InferenceService, guard: Guard) -> FastAPI:
     app.include_router(_about(service))
     app.include_router(_models(service))
     app.include_router(_repository(service))
+    app.include_router(rows_router(service))
+    app.include_router(metrics_router(service))
+    app.include_router(dashboard_router(service))
     app.add_middleware(_Gate, service=service, guard=guard)
+    app.add_middleware(RequestIds)
     app.add_exception_handler(ServingError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
