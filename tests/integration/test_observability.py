@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 from served import engine_of, listed, make_batch, one_each, running, tensors, write_artifact  # noqa: E402
 
 from screc.serving import access_log  # noqa: E402
-from screc.serving.metrics import metrics_router  # noqa: E402
+from screc.serving.metrics import ServerCollector  # noqa: E402
 from screc.serving.repository import Repository, RepositoryConfig  # noqa: E402
 from screc.serving.server import ServerConfig  # noqa: E402
 from screc.serving.service import InferenceService  # noqa: E402
@@ -220,7 +220,13 @@ def test_logs_are_json_with_the_ids_of_requests(artifact, lines):
         refused = client.post("/v2/models/none/infer", json=body, headers={"X-Request-Id": "no\tgood"})
         assert len(refused.headers["x-request-id"]) == 16
         with triton.InferenceServerClient(server.grpc) as rpc:
-            rpc.get_model_metadata("ranker", headers={"x-request-id": "mine-2"})
+            inputs = [
+                triton.InferInput("dense", [3, 5], "FP32"),
+                triton.InferInput("categorical", [3, 4], "INT64"),
+            ]
+            inputs[0].set_data_from_numpy(np.zeros((3, 5), np.float32))
+            inputs[1].set_data_from_numpy(np.ones((3, 4), np.int64))
+            rpc.infer("ranker", inputs, headers={"x-request-id": "mine-2"})
             with pytest.raises(Exception, match="no model"):
                 rpc.get_model_metadata("none")
     records = lines()
@@ -237,8 +243,9 @@ def test_logs_are_json_with_the_ids_of_requests(artifact, lines):
     assert first["bytes_in"] == int(answer.request.headers["content-length"])
     assert first["bytes_out"] == len(answer.content)
     assert (second["request_id"], second["status"]) == (refused.headers["x-request-id"], 404)
-    assert (third["request_id"], third["call"], third["status"]) == ("mine-2", "ModelMetadata", "OK")
-    assert fourth["status"] == "NOT_FOUND"
+    assert (third["request_id"], third["call"], third["status"]) == ("mine-2", "ModelInfer", "OK")
+    assert (third["model"], third["bytes_in"] > 100) == ("ranker", True)
+    assert (fourth["call"], fourth["status"]) == ("ModelMetadata", "NOT_FOUND")
     warnings.warn("a part of the server says so", stacklevel=1)
     assert lines()[-1]["text"] == "a part of the server says so"
 
@@ -255,12 +262,8 @@ def test_a_record_with_an_exception_and_no_listener(tmp_path):
 
 def test_metrics_without_a_model():
     service = InferenceService(Repository({"ranker": Path("nowhere")}))
-    from fastapi import FastAPI
-    from fastapi.testclient import TestClient
-
-    app = FastAPI()
-    app.include_router(metrics_router(service))
-    assert "screc_ready 0.0" in TestClient(app).get("/metrics").text
+    found = {family.name: family.samples[0].value for family in ServerCollector(service).collect()}
+    assert found == {"screc_server": 1, "screc_ready": 0}
 
 
 def test_a_token_keeps_metrics_and_data_but_not_the_page(artifact):

@@ -139,11 +139,13 @@ class RpcRequestIds(grpc.aio.ServerInterceptor):
         inner = handler.unary_unary
         given = dict(details.invocation_metadata or ()).get(REQUEST_ID.lower())
 
-        async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def call(request: bytes, context: grpc.aio.ServicerContext) -> Any:
             name, began = request_id(given if isinstance(given, str) else None), time.perf_counter()
             await context.send_initial_metadata(((REQUEST_ID.lower(), name),))
+            response = None
             try:
-                return await inner(request, context)
+                response = await inner(request, context)
+                return response
             finally:
                 code = context.code()
                 log(
@@ -151,10 +153,10 @@ class RpcRequestIds(grpc.aio.ServerInterceptor):
                     request_id=name,
                     protocol="grpc",
                     call=details.method.rpartition("/")[2],
-                    model=getattr(request, "model_name", None) or getattr(request, "name", None),
+                    model=getattr(response, "model_name", None),
                     status=code.name if isinstance(code, grpc.StatusCode) else "OK",
                     seconds=round(time.perf_counter() - began, 6),
-                    bytes_in=request.ByteSize(),
+                    bytes_in=len(request),
                 )
 
         return grpc.unary_unary_rpc_method_handler(

@@ -38,6 +38,15 @@ class BatchingConfig:
     max_queued: int = 65_536
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "split", "max_queued"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.queue_delay_s <= 10:
+            raise ValueError(f"queue_delay: must be from 0 to 10 seconds, got {self.queue_delay_s}")
+        if not 0 <= self.workers <= 256:
+            raise ValueError(f"workers: must be from 0 to 256, got {self.workers}")
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -60,6 +60,12 @@ class UnsupportedEncodingError(ServingError):
     status = 415
 
 
+class HeadTooLargeError(ServingError):
+    """The request's headers are longer than any client's."""
+
+    status = 431
+
+
 class OverloadedError(ServingError):
     """There is more work than is done in time; refused at once."""
 

@@ -17,10 +17,12 @@ from starlette.exceptions import HTTPException
 
 from screc import __version__
 from screc.serving.access_log import RequestIds
+from screc.serving.connection import MAX_HEAD_BYTES
 from screc.serving.dashboard import DASHBOARD_FILES, dashboard_router
 from screc.serving.errors import (
     BadRequestError,
     ClientGoneError,
+    HeadTooLargeError,
     ServingError,
     UnavailableError,
     UnsupportedEncodingError,
@@ -169,6 +171,8 @@ class _Gate:
             return await self._app(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+                raise HeadTooLargeError(f"the headers are over {MAX_HEAD_BYTES} bytes")
             self._guard.check_site(headers.get(b"host"), headers.get(b"origin"))
             if scope["path"] not in _OPEN_PATHS:
                 self._guard.check_token(headers.get(b"authorization"))
@@ -226,11 +230,11 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 def _about(service: InferenceService) -> APIRouter:
     router = APIRouter(tags=["server"])
 
-    @router.get("/v2/health/live", summary="Whether the server runs")
+    @router.get("/v2/health/live", summary="Whether the server runs", response_class=Response)
     async def live() -> Response:
         return Response(status_code=200)
 
-    @router.get("/v2/health/ready", summary="Whether it takes requests")
+    @router.get("/v2/health/ready", summary="Whether it takes requests", response_class=Response)
     async def ready() -> Response:
         return Response(status_code=200) if service.ready else _not_ready("no model is loaded")
 
@@ -261,8 +265,8 @@ def _models(service: InferenceService) -> APIRouter:
     async def model_statistics(name: Name, version: str = "") -> dict[str, Any]:
         return {"model_stats": service.model_statistics(name, version)}
 
-    @router.get(versioned + "/ready", summary="Whether a model is loaded")
-    @router.get("/v2/models/{name}/ready", summary="Whether a model is loaded")
+    @router.get(versioned + "/ready", summary="Whether a model is loaded", response_class=Response)
+    @router.get("/v2/models/{name}/ready", summary="Whether a model is loaded", response_class=Response)
     async def model_ready(name: Name, version: str = "") -> Response:
         loaded = service.model_ready(name, version)
         return Response(status_code=200) if loaded else _not_ready(f"model {name!r} is not loaded")
@@ -373,6 +377,7 @@ def _repository(service: InferenceService) -> APIRouter:
         "/v2/repository/models/{name}/load",
         summary="Load a model, or swap in its artifact of now",
         responses=_NOT_FOUND,
+        response_class=Response,
         openapi_extra=body,
     )
     async def load(request: Request, name: Name) -> Response:
@@ -386,6 +391,7 @@ def _repository(service: InferenceService) -> APIRouter:
         "/v2/repository/models/{name}/unload",
         summary="Unload a model after its last request",
         responses=_NOT_FOUND,
+        response_class=Response,
         openapi_extra=body,
     )
     async def unload(request: Request, name: Name) -> Response:

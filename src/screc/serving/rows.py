@@ -116,8 +116,28 @@ def rows_router(service: InferenceService) -> APIRouter:
     """``POST /v2/models/NAME/rows``."""
     router, updates = APIRouter(tags=["models"]), RowUpdates(service)
 
-    @router.post("/v2/models/{name}/versions/{version}/rows", summary="New rows for ids of a table")
-    @router.post("/v2/models/{name}/rows", summary="New rows for ids of a table")
+    documented: dict[str, Any] = {
+        "summary": "New rows for ids of a table",
+        "responses": {
+            404: {"description": "There is no such model or version."},
+            409: {"description": "The model takes no updates, or its artifact was replaced."},
+            415: {"description": "The body is compressed."},
+            429: {"description": "Too many updates wait."},
+            507: {"description": "The disk, the log or the memory for updates is full."},
+        },
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"type": "object"}},
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                },
+            }
+        },
+    }
+
+    @router.post("/v2/models/{name}/versions/{version}/rows", **documented)
+    @router.post("/v2/models/{name}/rows", **documented)
     async def rows(request: Request, name: Name, version: str = "") -> UpdateAnswer:
         body = await request.body()
         asked = parse_request(body, header_length(request.headers.get(HEADER_LENGTH), len(body)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from screc.serving.errors import BadRequestError, DeadlineError, ServingError
 from screc.serving.guard import Guard
@@ -68,15 +69,13 @@ class Rpc:
         }
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(name, handler),
-                request_deserializer=message(f"{stem}Request").FromString,
+                self._guarded(name, message(f"{stem}Request"), handler),
                 response_serializer=message(f"{stem}Response").SerializeToString,
             )
             for name, (stem, handler) in calls.items()
         }
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            request_deserializer=message("ModelInferRequest").FromString,
             response_serializer=message("ModelStreamInferResponse").SerializeToString,
         )
         return grpc.method_handlers_generic_handler(SERVICE, methods)
@@ -85,15 +84,15 @@ class Rpc:
         if self._guard.token is not None:
             self._guard.check_token(dict(context.invocation_metadata() or ()).get("authorization"))
 
-    def _guarded(self, name: str, handler: Handler) -> Handler:
-        """A handler whose errors are gRPC's, counted, after the token was checked."""
+    def _guarded(self, name: str, kind: Any, handler: Handler) -> Handler:
+        """A handler of bytes whose errors are gRPC's, counted, after the token was checked."""
         open_to_all, requests = name in _OPEN_CALLS, self._service.requests
 
-        async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def call(raw: bytes, context: grpc.aio.ServicerContext) -> Any:
             try:
                 if not open_to_all:
                     self._check_token(context)
-                response = await handler(request, context)
+                response = await handler(_parsed(kind, raw), context)
             except ServingError as error:
                 requests["grpc", name, error.status] += 1
                 if error.retry_after is not None:
@@ -127,7 +126,7 @@ class Rpc:
         return _response(request, made)
 
     async def _stream(
-        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[Any]:
         """Answers in the order of the requests, several of which are worked on at a time."""
         counts = self._service.requests
@@ -138,20 +137,22 @@ class Rpc:
             await context.abort(_CODES[error.status], str(error))
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(maxsize=64)
 
-        async def answer(request: Any) -> Any:
+        async def answer(raw: bytes) -> Any:
             reply = message("ModelStreamInferResponse")()
+            request = None
             try:
+                request = _parsed(message("ModelInferRequest"), raw)
                 reply.infer_response.CopyFrom(await self._answer(request, None))
                 counts["grpc", "ModelStreamInfer", 200] += 1
             except ServingError as error:
                 counts["grpc", "ModelStreamInfer", error.status] += 1
                 reply.error_message = str(error)
-                reply.infer_response.id = request.id
+                reply.infer_response.id = request.id if request else ""
             return reply
 
         async def read() -> None:
-            async for request in requests:
-                await answers.put(asyncio.create_task(answer(request)))
+            async for raw in requests:
+                await answers.put(asyncio.create_task(answer(raw)))
             await answers.put(None)
 
         reader = asyncio.create_task(read())
@@ -210,6 +211,13 @@ class Rpc:
     async def _unload(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         await self._service.repository.unload(request.model_name)
         return message("RepositoryModelUnloadResponse")()
+
+
+def _parsed(kind: Any, raw: bytes) -> Any:
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise BadRequestError(f"the request is no {kind.DESCRIPTOR.name}") from error
 
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import grpc
 import uvicorn
 
 from screc.serving.access_log import RpcRequestIds, log
+from screc.serving.connection import Connection
 from screc.serving.guard import Guard, is_loopback
 from screc.serving.repository import Repository, RepositoryConfig
 from screc.serving.rest import create_app
@@ -172,7 +173,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _http_config(service: InferenceService, guard: Guard, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(service, guard),
-        log_level="warning",
+        http=Connection,
+        log_level="error",
         access_log=False,
         server_header=False,
         lifespan="off",
