@@ -10,7 +10,7 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, index_specs, load_artifact, written_kind, written_specs
+from .artifact import Artifact, index_specs, load_artifact, read_manifest, written_kind, written_specs
 from .layout import TableLayout
 from .mapping import DataFlow, TableCores, set_mapping
 from .strategy import set_strategies
@@ -111,7 +111,9 @@ class RowStore:
             )
 
         options = UpdateOptions() if isinstance(updates, bool) else updates
-        lock = WriterLock(path.path if isinstance(path, Artifact) else path) if updates else None
+        directory = Path(path.path if isinstance(path, Artifact) else path)
+        read_manifest(directory)  # before a lock is left beside what is no artifact
+        lock = WriterLock(directory) if updates else None
         try:
             if isinstance(path, Artifact):
                 return path.unreplaced(lambda: load(path))

@@ -17,7 +17,7 @@ import numpy as np
 from .artifact import MANIFEST_FILE, Artifact, written_kind, written_specs
 from .atomic import ReplacedError, identity
 from .generation import BandRows, write_generation
-from .update_log import LogEnd, LogEntry, LogHeader, UpdateLog, read_log, write_log
+from .update_log import HEADER_BYTES, LogEnd, LogEntry, LogHeader, UpdateLog, read_log, write_log
 
 # The most bytes of one update, and about those of what is made durable together.
 MOST_UPDATE_BYTES = 1 << 30
@@ -216,6 +216,8 @@ class Updates:
         self._queue: list[_Pending] = []
         self._leading = False
         self._promised = 0  # bytes of held rows of updates on their way
+        # Bytes of held rows and of the log that the last compaction left: rows of tensor trains.
+        self._floor = 0, 0
         self._fault = ""  # why nothing more can be written
         self._closed = False
         self._compacting: threading.Thread | None = None
@@ -350,7 +352,9 @@ class Updates:
         return memory <= self.options.memory_bytes and self._log.end + logged <= self.options.log_bytes
 
     def _half_full(self) -> bool:
-        return not self._free(self.options.memory_bytes // 2, self.options.log_bytes // 2)
+        """Whether half of what a compaction can free is in use, of memory or of the log."""
+        held, logged = self._floor
+        return not self._free((self.options.memory_bytes - held) // 2, (self.options.log_bytes - logged) // 2)
 
     def _make_room(self, held: int, logged: int) -> None:
         """Waits for room; promises it."""
@@ -427,6 +431,8 @@ class Updates:
         """Writes the next generation with all updates so far, cuts them from the log and from memory."""
         with self._writing:
             self._check_usable()
+            if self._log.end == HEADER_BYTES:
+                return 0
             stamp, position = self._native.last_stamp, self._log.end
             touched, self._touched = self._touched, set()
         bands = {(t, b): self._held(t, b, stamp) for t, b in self._bands("ssd")}
@@ -456,6 +462,7 @@ class Updates:
         for (table, band), rows in bands.items():
             if len(rows.slots):
                 self._serve_pages(table, band, stamp)
+        self._floor = self._native.stats().held_bytes, self._log.end
         return written.bytes
 
     def _bands(self, memory: str) -> list[tuple[int, int]]:
