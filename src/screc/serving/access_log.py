@@ -62,9 +62,14 @@ def _log_warning(message: Any, category: type[Warning], *where: Any, **more: Any
     log("warning", level=logging.WARNING, text=str(message), kind=category.__name__)
 
 
+def is_listening() -> bool:
+    """Whether somebody keeps the records."""
+    return bool(LOGGER.handlers)
+
+
 def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """One record; nothing where nobody listens."""
-    if LOGGER.isEnabledFor(level) and LOGGER.handlers:
+    if is_listening():
         LOGGER.log(level, event, extra={"fields": fields})
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import uvicorn
 
-from screc.serving.access_log import RpcRequestIds, log
+from screc.serving.access_log import RpcRequestIds, is_listening, log
 from screc.serving.connection import Connection
 from screc.serving.guard import Guard, is_loopback
 from screc.serving.repository import Repository, RepositoryConfig
@@ -192,7 +192,7 @@ async def _start_rpc(
     if config.grpc_port is None:
         return None, 0
     server = grpc.aio.server(
-        interceptors=[RpcRequestIds()],
+        interceptors=[RpcRequestIds()] if is_listening() else [],
         options=[
             ("grpc.max_receive_message_length", config.max_bytes),
             ("grpc.max_send_message_length", -1),
