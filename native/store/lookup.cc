@@ -195,7 +195,9 @@ void Lookup::resolve_band(const Segment& segment, const Band& band, std::int64_t
 
 std::int64_t Lookup::take_updated(const Band& band, std::int64_t base, std::int64_t found, Worker& worker) {
   const std::int64_t dim = band.codec.dim;
-  for (std::int64_t i = 0; i < found; ++i) band.updated->prefetch(worker.slots[i]);
+  if (band.updated->is_large()) {
+    for (std::int64_t i = 0; i < found; ++i) band.updated->prefetch(worker.slots[i]);
+  }
   std::int64_t left = 0;
   for (std::int64_t i = 0; i < found; ++i) {
     if (const std::byte* const row = band.updated->find(worker.slots[i])) {

@@ -1,6 +1,7 @@
 #include "store/updated_rows.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -20,6 +21,7 @@ void UpdatedRows::put(std::int64_t slot, std::int64_t id, std::uint64_t stamp, c
   if (entry.slot == kFree) {
     entry.row = std::make_unique<std::byte[]>(static_cast<std::size_t>(row_bytes_));
     entry.slot = slot;
+    note(slot);
     ++size_;
   }
   entry.id = id;
@@ -62,10 +64,13 @@ std::vector<const UpdatedRows::Entry*> UpdatedRows::written_until(std::uint64_t 
 
 void UpdatedRows::resize(std::size_t places) {
   std::vector<Entry> before = std::exchange(entries_, std::vector<Entry>(places));
+  filter_.assign(places / 8, 0);
+  filter_shift_ = 64 - std::countr_zero(8 * places);
   for (Entry& entry : before) {
     if (entry.slot == kFree) continue;
     std::size_t at = home(entry.slot);
     while (entries_[at].slot != kFree) at = after(at);
+    note(entry.slot);
     entries_[at] = std::move(entry);
   }
 }

@@ -451,6 +451,31 @@ def test_no_room_is_refused_and_compaction_makes_some(path, monkeypatch):
     shutil.rmtree(path)
 
 
+def test_nothing_is_compacted_where_nothing_is_to_be(path):
+    with RowStore.open(path, updates=True) as store:
+        store.compact()
+        assert store.update_stats().generation == 0
+    with pytest.raises(FileNotFoundError, match="is not an artifact"):
+        RowStore.open(path.parent / "nowhere", updates=True)
+    assert not list(path.parent.glob("nowhere*"))
+
+
+def test_rows_that_stay_in_memory_do_not_make_every_update_compact(path):
+    """Rows of tensor trains are more than half of what may be held."""
+    with RowStore.open(path, updates=UpdateOptions(memory_bytes=40_000)) as store:
+        update_pieces(store, 2, 140)
+        while store.update_stats().compactions == 0 or store.stats().held_bytes < 20_000:
+            update_pieces(store, 2, 140)
+            time.sleep(0.01)
+        before = store.update_stats().compactions
+        for _ in range(20):
+            store.update(1, np.arange(2), np.ones((2, 4), np.float32))
+        store.close()
+        assert store.native.stats().held_bytes > 20_000
+        with RowStore.open(path, updates=True) as again:
+            assert again.update_stats().generation <= before + 1
+
+
 def test_the_log_is_bounded(path):
     with RowStore.open(path, updates=UpdateOptions(log_bytes=20_000)) as store:
         shadow = Shadow(path, store)

@@ -15,7 +15,7 @@ from screc.data.batch import Batch
 from screc.data.log import TableSpec
 from screc.serving.arithmetic import Arithmetic, stored_arithmetic
 from screc.serving.calibration import arithmetic_of, calibrate
-from screc.storage import Artifact, RowStore, UpdateOptions
+from screc.storage import Artifact, RowStore, UpdateOptions, UpdateStats
 from screc.storage.artifact import load_artifact
 from screc.storage.dense_precision import Precision, check_precision
 from screc.storage.mapping import DataFlow, TableCores, set_mapping
@@ -243,6 +243,10 @@ class Engine:
         if self.rows is None:
             raise RuntimeError("the engine has no artifact to update; use Engine.open(path, updates=True)")
         self.rows.update(table, ids, rows)
+
+    def update_stats(self) -> UpdateStats | None:
+        """What updates have done since the engine was opened; None where it is not open for them."""
+        return None if self.rows is None else self.rows.update_stats()
 
     def close(self) -> None:
         """Ends updates, so that another process can make some; predictions go on. Needed for nothing else."""

@@ -12,6 +12,8 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from screc import __version__
+from screc.serving.access_log import RequestIds
+from screc.serving.dashboard import DASHBOARD_FILES, dashboard_router
 from screc.serving.errors import (
     BadRequestError,
     ServingError,
@@ -19,14 +21,16 @@ from screc.serving.errors import (
 )
 from screc.serving.gate import Gate, error_response
 from screc.serving.guard import Guard
+from screc.serving.metrics import metrics_router
 from screc.serving.protocol import (
     DTYPES,
     HEADER_LENGTH,
 )
+from screc.serving.rows import rows_router
 from screc.serving.service import InferenceService
 from screc.serving.signature import OUTPUT
 
-_OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+_OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", *DASHBOARD_FILES)
 
 Name = Annotated[str, Path(min_length=1, max_length=128)]
 
@@ -128,7 +132,11 @@ def create_app(service: InferenceService, guard: Guard) -> FastAPI:
     app.include_router(_about(service))
     app.include_router(_models(service))
     app.include_router(_repository(service))
+    app.include_router(rows_router(service))
+    app.include_router(metrics_router(service))
+    app.include_router(dashboard_router(service))
     app.add_middleware(Gate, service=service, guard=guard, open_paths=_OPEN_PATHS)
+    app.add_middleware(RequestIds)
     app.add_exception_handler(ServingError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)

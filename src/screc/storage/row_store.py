@@ -10,7 +10,8 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, index_specs, load_artifact, written_kind, written_specs
+from .artifact import Artifact, index_specs, load_artifact, read_manifest, written_kind, written_specs
+from .layout import TableLayout
 from .mapping import DataFlow, TableCores, set_mapping
 from .strategy import set_strategies
 from .updates import UpdateOptions, Updates, UpdateStats, WriterLock, replay
@@ -51,12 +52,14 @@ class RowStore:
     Attributes:
         native: the compiled store, for the engine.
         tables: names of the tables in order.
+        layouts: where their rows are.
     """
 
-    def __init__(self, native: Any, tables: tuple[str, ...], dims: tuple[int, ...]) -> None:
+    def __init__(self, native: Any, layouts: Sequence[TableLayout]) -> None:
         self.native = native
-        self.tables = tables
-        self._dims = dims
+        self.layouts = tuple(layouts)
+        self.tables = tuple(layout.table for layout in layouts)
+        self._dims = tuple(layout.embedding_dim for layout in layouts)
         self._updates: Updates | None = None
 
     @classmethod
@@ -108,7 +111,9 @@ class RowStore:
             )
 
         options = UpdateOptions() if isinstance(updates, bool) else updates
-        lock = WriterLock(path.path if isinstance(path, Artifact) else path) if updates else None
+        directory = Path(path.path if isinstance(path, Artifact) else path)
+        read_manifest(directory)  # before a lock is left beside what is no artifact
+        lock = WriterLock(directory) if updates else None
         try:
             if isinstance(path, Artifact):
                 return path.unreplaced(lambda: load(path))
@@ -180,7 +185,7 @@ class RowStore:
             if len(table.layout.bands) == 1 and f"{number}.0.rows" in tensors
         }
         set_strategies(native, strategies, names, single, threads=threads)
-        store = cls(native, names, tuple(table.layout.embedding_dim for table in artifact.tables))
+        store = cls(native, [table.layout for table in artifact.tables])
         end, updated = replay(artifact, native, writer=lock is not None)
         if lock is not None:
             store._updates = Updates(artifact, native, tensors, end, updated, lock, options)
@@ -294,13 +299,10 @@ class RowStore:
         """
         self._writer().compact()
 
-    def update_stats(self) -> UpdateStats:
-        """What updates have done since the store was opened.
-
-        Raises:
-            RuntimeError: the store was not opened for updates.
-        """
-        return self._writer().stats()
+    def update_stats(self) -> UpdateStats | None:
+        """What updates have done since the store was opened; None where it is not open for them."""
+        updates = self._updates
+        return None if updates is None else updates.stats()
 
     def close(self) -> None:
         """Ends updates, so that another process can make some; look-ups go on. Needed for nothing else."""

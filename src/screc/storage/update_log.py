@@ -21,6 +21,7 @@ VERSION = 1
 _HEADER = struct.Struct("<I4sHHIQQ32s")  # checksum, magic, version, flags, 0, generation, nonce, origin
 _GROUP = struct.Struct("<I4sQQQII")  # checksum, magic, bytes, sequence, nonce, entries, 0
 _ENTRY = struct.Struct("<IIQ")  # table, dim, rows
+HEADER_BYTES = _HEADER.size
 _MAGIC, _GROUP_MAGIC = b"SCRU", b"SCRG"
 _CHECKSUM_BYTES = 4
 _ALIGNMENT = 8

@@ -17,13 +17,15 @@ import numpy as np
 from .artifact import MANIFEST_FILE, Artifact, written_kind, written_specs
 from .atomic import ReplacedError, identity
 from .generation import BandRows, write_generation
-from .update_log import LogEnd, LogEntry, LogHeader, UpdateLog, read_log, write_log
+from .update_log import HEADER_BYTES, LogEnd, LogEntry, LogHeader, UpdateLog, read_log, write_log
 
 # The most bytes of one update, and about those of what is made durable together.
 MOST_UPDATE_BYTES = 1 << 30
 _GROUP_BYTES = 64 << 20
 # Updates that find the log or the memory full try a compaction again so long after one that failed.
 _RETRY_SECONDS = 30.0
+# Compactions for one update: others may take the room that one has made.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,7 +216,10 @@ class Updates:
         self._queue: list[_Pending] = []
         self._leading = False
         self._promised = 0  # bytes of held rows of updates on their way
+        # Bytes of held rows and of the log that the last compaction left: rows of tensor trains.
+        self._floor = 0, 0
         self._fault = ""  # why nothing more can be written
+        self._closed = False
         self._compacting: threading.Thread | None = None
         self._failed_at = 0.0
         self._counts = dict.fromkeys(
@@ -248,6 +253,8 @@ class Updates:
         with self._state:
             while self._compacting is not None:
                 self._state.wait()
+            if self._closed:
+                raise RuntimeError("the store is closed for updates")
             self._compacting = threading.current_thread()
         self._compact()
 
@@ -265,7 +272,8 @@ class Updates:
     def close(self) -> None:
         """Ends the writer, when a compaction that is under way has ended."""
         with self._state:
-            self._fault = self._fault or "the store is closed"
+            self._closed = True
+            self._state.notify_all()
             while self._compacting is not None or self._leading:
                 self._state.wait()
         self._log.close()
@@ -329,6 +337,8 @@ class Updates:
                 one.error = error
 
     def _check_usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("the store is closed for updates")
         if self._fault:
             raise OSError(f"{self._artifact.path} takes no more updates: {self._fault}")
         if identity(self._artifact.path / MANIFEST_FILE) not in self._known:
@@ -342,23 +352,27 @@ class Updates:
         return memory <= self.options.memory_bytes and self._log.end + logged <= self.options.log_bytes
 
     def _half_full(self) -> bool:
-        return not self._free(self.options.memory_bytes // 2, self.options.log_bytes // 2)
+        """Whether half of what a compaction can free is in use, of memory or of the log."""
+        held, logged = self._floor
+        return not self._free((self.options.memory_bytes - held) // 2, (self.options.log_bytes - logged) // 2)
 
     def _make_room(self, held: int, logged: int) -> None:
         """Waits for room; promises it."""
-        attempted = False
+        attempts = 0
         while True:
             with self._state:
+                if self._closed:
+                    raise RuntimeError("the store is closed for updates")
                 if self._free(held, logged):
                     self._promised += held
                     return
                 if self._compacting is not None:
                     self._state.wait()
-                    attempted = True
                     continue
-                if attempted or not self.options.compact or not self._may_retry():
+                if self._fault or attempts == _ATTEMPTS or not self.options.compact or not self._may_retry():
                     raise OSError(self._full(held, logged))
             self._start_compaction()
+            attempts += 1
 
     def _may_retry(self) -> bool:
         return not self._last_error or time.monotonic() > self._failed_at + _RETRY_SECONDS
@@ -370,7 +384,8 @@ class Updates:
             if self._last_error
             else "compaction is left to the caller: call compact()"
             if not self.options.compact
-            else "rows of tensor trains stay in memory: pack the table again, or give updates more"
+            else self._fault
+            or "rows of tensor trains stay in memory: pack the table again, or give updates more"
         )
         return (
             f"no room for an update of {held} bytes in memory and {logged} in the log: {stats.held_bytes} of "
@@ -381,7 +396,7 @@ class Updates:
 
     def _start_compaction(self) -> None:
         with self._state:
-            if self._compacting is not None or self._fault or not self._may_retry():
+            if self._compacting is not None or self._closed or self._fault or not self._may_retry():
                 return
             self._compacting = threading.Thread(target=self._compact_quietly, name="compaction", daemon=True)
         self._compacting.start()
@@ -416,6 +431,8 @@ class Updates:
         """Writes the next generation with all updates so far, cuts them from the log and from memory."""
         with self._writing:
             self._check_usable()
+            if self._log.end == HEADER_BYTES:
+                return 0
             stamp, position = self._native.last_stamp, self._log.end
             touched, self._touched = self._touched, set()
         bands = {(t, b): self._held(t, b, stamp) for t, b in self._bands("ssd")}
@@ -445,6 +462,7 @@ class Updates:
         for (table, band), rows in bands.items():
             if len(rows.slots):
                 self._serve_pages(table, band, stamp)
+        self._floor = self._native.stats().held_bytes, self._log.end
         return written.bytes
 
     def _bands(self, memory: str) -> list[tuple[int, int]]:
