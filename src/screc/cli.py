@@ -608,14 +608,18 @@ def bench(
     )
 
 
-from screc.verbs import load, serving  # noqa: E402, F401  (their verbs come after those above)
+import screc.verbs.compare  # noqa: E402  (their verbs come after those above)
+import screc.verbs.load  # noqa: E402
+import screc.verbs.serving  # noqa: E402, F401
 
 
 def main() -> None:
     """Entry point: one clear line on standard error and exit code 1 for every expected failure."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
+        code = app(standalone_mode=False)  # of typer.Exit; Ctrl-C is one of 130
+        if isinstance(code, int) and code:
+            sys.exit(code)
+    except typer.Exit as stop:  # older versions of typer raise it
         sys.exit(stop.exit_code)
     except typer.Abort:
         sys.exit(130)

@@ -22,6 +22,11 @@ FLAGS = {
         *("table_optimizer", "shuffle", "checkpoint_every", "seed", "threads", "restart", "on_error"),
         "as_json",
     },
+    "compare": {
+        *("data", "out", "test", "validation", "methods", "budgets", "seeds", "models", "dim", "bottom"),
+        *("top", "batch_size", "epochs", "patience", "dense_lr", "table_lr", "shuffle", "bf16"),
+        *("day_samples", "jobs", "as_json"),
+    },
     "profile": {
         *("data", "out", "model", "limit", "memory", "drift_from", "co_access", "plot", "on_error"),
         "as_json",

@@ -77,12 +77,19 @@ class Batching:
             queue_delay=config.queue_delay_s,
             max_queued=config.max_queued,
             workers=workers,
+            nice=int(__import__("os").environ.get("NICE", "0")),
         )
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.native.descriptor, self._complete)
         # What native code reads and writes stays here until it says that it is done with it.
         self._pending: dict[int, tuple[asyncio.Future[Answer], Query, np.ndarray]] = {}
         self._closed = False
+
+    def check_load(self, timeout_s: float = 0.0) -> None:
+        """Raises :class:`OverloadedError` where even a query without samples would be refused now."""
+        admission = self.native.admit(timeout_s)
+        if admission.verdict != "accepted":
+            raise _refusal(admission)
 
     async def predict(self, query: Query, timeout_s: float = 0.0) -> Answer:
         """The probabilities of a query's samples.

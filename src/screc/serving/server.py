@@ -33,7 +33,7 @@ class ServerConfig:
         token: what clients must give; None: nothing.
         certificate, key: files of TLS, PEM; both or none.
         max_bytes: of a request.
-        deadline_s: most seconds that a request which names no time of its own waits; 0: no limit.
+        deadline_s: most seconds that a request waits for its turn, if it names no less; 0: no limit.
         repository: how models are opened.
     """
 

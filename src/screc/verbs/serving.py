@@ -31,7 +31,7 @@ def serve(
     workers: Annotated[int, typer.Option(help="Batches at work at a time; 0 = by the threads.")] = 0,
     max_queued: Annotated[int, typer.Option(help="Most samples that wait; more are refused.")] = 65_536,
     deadline_ms: Annotated[
-        float, typer.Option(help="Most that a request waits which names no time; 0 = no limit.")
+        float, typer.Option(help="Most that a request waits for its turn; 0 = no limit.")
     ] = 0.0,
     drain_s: Annotated[
         float, typer.Option(help="Most that requests in flight are waited for at the end.")
