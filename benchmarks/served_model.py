@@ -131,7 +131,7 @@ def served(command: list[str], *, peer: bool = False) -> Iterator[Served]:
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
-    if code != 0:
+    if code not in (0, -signal.SIGTERM):
         raise RuntimeError(f"{' '.join(command)}: ended with code {code}")
 
 

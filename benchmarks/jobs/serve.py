@@ -2,9 +2,10 @@
 the same model behind FastAPI and PyTorch.
 
 Requests have 200 candidates with features of their own (52 KB); server and open-loop client share all cores.
-For each server: the highest Poisson load whose p99 is within 25 ms, counted from when requests were due. Rounds take
-all sides in turn; ratios are medians of the rounds' ratios. The engine's figure is its peak, without any bound
-on latency, so ``serve.vs_engine`` also pays for waiting. PyTorch's best setting is chosen beforehand, by its peak.
+For each server: the highest Poisson load whose p99 is within 25 ms, counted from when requests were due.
+Rounds take all sides in turn; ratios are medians of the rounds' ratios. The engine's figure is its peak,
+without any bound on latency, so ``serve.vs_engine`` also pays for waiting. PyTorch's best setting is chosen
+beforehand, by its peak.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def run(*, quick: bool) -> dict[str, object]:
     search = (
         Search(trial_s=0.4, confirm_s=0.4, confirmations=1)
         if quick
-        else Search(trial_s=2.0, confirm_s=2.0, confirmations=1, tolerance=0.05)
+        else Search(trial_s=1.5, confirm_s=1.5, confirmations=1, tolerance=0.05)
     )
     engine = Engine.open(artifact)
     fields = {name: getattr(workload, name) for name in workload.__dataclass_fields__}
@@ -117,7 +118,7 @@ def run(*, quick: bool) -> dict[str, object]:
         config = LoadConfig(sizes=str(CANDIDATES), pool=128 if quick else 512)
         alone = LoadGenerator(EngineTarget(engine), config)
         shape = EngineTarget(engine, "kaggle").shape
-        settings = _peer_settings(peer, shape, config, seconds=0.3 if quick else 1.0)
+        settings = _peer_settings(peer, shape, config, seconds=0.3 if quick else 0.6)
         best = max(settings, key=settings.__getitem__)
         threads, path = best
         console.print(f"FastAPI + PyTorch: best of {len(settings)} settings is {path}, {threads} threads")
@@ -134,7 +135,8 @@ def run(*, quick: bool) -> dict[str, object]:
             engine_rates.append(alone.peak(0.3 if quick else 1.5).samples_rate)
             for arm in arms[number % 3 :] + arms[: number % 3]:
                 arm.measure(search)
-            console.print(f"round {number + 1}/{rounds}")
+            rates = (f"{arm.name} {arm.samples_rates()[-1]:,.0f}" for arm in arms)
+            console.print(f"round {number + 1}/{rounds}: engine {engine_rates[-1]:,.0f}, {', '.join(rates)}")
         half = {arm.name: _at_half(arm, search.confirm_s) for arm in arms}
     return _report(console, workload, engine, engine_rates, arms, half, settings, best)
 
@@ -155,7 +157,7 @@ def _at_half(arm: _Arm, seconds: float) -> dict[str, Any]:
 
 
 def _check(ours: Served, peer: Served, engine: Engine, workload: Workload) -> None:
-    """Every side answers for the same model: ours to the bit over both protocols, the peer's settings nearly."""
+    """Every side answers for the same model: ours to the bit over both protocols, the peer nearly."""
     batch = workload.batch(np.random.default_rng(5), CANDIDATES, "zipf")
     right = engine.predict(batch)
     assert ours.grpc is not None

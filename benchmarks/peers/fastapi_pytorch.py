@@ -1,8 +1,8 @@
 """The same DLRM behind FastAPI and PyTorch, as it is usually served, with every setting that makes it faster.
 
 uvicorn with uvloop and httptools; bodies are raw tensors, not JSON; the model in float32, in bfloat16 and
-under autocast; predictions on the event loop (``inline``), on a pool of threads (``pooled``), or of all requests
-that wait joined (``joined``); PyTorch's threads set by the caller. The job measures them all and takes the best.
+under autocast; predictions on the event loop (``inline``), on a pool of threads (``pooled``), or of all
+requests that wait joined (``joined``); PyTorch's threads set by the caller. The job measures them all.
 
     python -m benchmarks.peers.fastapi_pytorch '{"rows": [...], ...}'
 
