@@ -110,7 +110,7 @@ def run(*, quick: bool) -> dict[str, object]:
     engine = Engine.open(artifact)
     fields = {name: getattr(workload, name) for name in workload.__dataclass_fields__}
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(served(screc_serve([f"kaggle={artifact}"])))
+        ours = stack.enter_context(served(screc_serve([f"kaggle={artifact}"], *settings_of_ours())))
         peer = stack.enter_context(
             served(["-m", "benchmarks.peers.fastapi_pytorch", json.dumps(fields)], peer=True)
         )
@@ -139,6 +139,12 @@ def run(*, quick: bool) -> dict[str, object]:
             console.print(f"round {number + 1}/{rounds}: engine {engine_rates[-1]:,.0f}, {', '.join(rates)}")
         half = {arm.name: _at_half(arm, search.confirm_s) for arm in arms}
     return _report(console, workload, engine, engine_rates, arms, half, settings, best)
+
+
+def settings_of_ours() -> tuple[object, ...]:
+    """One core is for the protocols and the client, the others compute whole requests: on two cores the setting
+    with the highest load and the shortest tail of those tried."""
+    return ("--threads", max(1, len(os.sched_getaffinity(0)) - 1), "--split", 256, "--max-batch", 256)
 
 
 def _at_half(arm: _Arm, seconds: float) -> dict[str, Any]:
@@ -269,6 +275,7 @@ def _report(
             "candidates": CANDIDATES,
             "sla": asdict(SLA),
             "precisions": engine.precisions,
+            "screc_serve": " ".join(map(str, settings_of_ours())),
             "fastapi_pytorch": {"threads": best[0], "path": best[1]},
         },
         "fastapi_pytorch_settings": {
