@@ -25,7 +25,9 @@ SEED = 1
 _CALIBRATION = 16_384
 
 
-def write_artifact(workload: Workload, path: Path, *, precision: Precision = "int8") -> None:
+def write_artifact(
+    workload: Workload, path: Path, *, precision: Precision = "int8", seed: int = SEED
+) -> None:
     """Packs a model of random weights, rows in float32; one that is there already is kept.
 
     Its dense layers are computed in ``precision``, calibrated on random samples. Whether that keeps the AUC
@@ -34,8 +36,8 @@ def write_artifact(workload: Workload, path: Path, *, precision: Precision = "in
     if path.exists():
         return
     checkpoint = path.with_name(path.name + ".checkpoint")
-    tables = RandomTables(workload.rows, workload.embedding_dim)
-    bottom, top = workload.layers(np.random.default_rng(SEED))
+    tables = RandomTables(workload.rows, workload.embedding_dim, seed=seed)
+    bottom, top = workload.layers(np.random.default_rng(seed))
     try:
         write_checkpoint(
             checkpoint,

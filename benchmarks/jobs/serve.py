@@ -105,7 +105,7 @@ def run(*, quick: bool) -> dict[str, object]:
     search = (
         Search(trial_s=0.4, confirm_s=0.4, confirmations=1)
         if quick
-        else Search(trial_s=1.5, confirm_s=1.5, confirmations=1, tolerance=0.05)
+        else Search(trial_s=1.2, confirm_s=1.2, confirmations=3, tolerance=0.05)
     )
     engine = Engine.open(artifact)
     fields = {name: getattr(workload, name) for name in workload.__dataclass_fields__}
@@ -142,8 +142,8 @@ def run(*, quick: bool) -> dict[str, object]:
 
 
 def settings_of_ours() -> tuple[object, ...]:
-    """One core is for the protocols and the client, the others compute whole requests: on two cores the setting
-    with the highest load and the shortest tail of those tried."""
+    """One core is for the protocols and the client, the others compute whole requests: on two cores the
+    setting with the highest load and the shortest tail of those tried."""
     return ("--threads", max(1, len(os.sched_getaffinity(0)) - 1), "--split", 256, "--max-batch", 256)
 
 
