@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
+
+from screc.verbs.options import Json, app, console_for, finish
 
 _Number = TypeVar("_Number", int, float)
 
@@ -32,6 +32,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+@app.command()
 def compare(
     data: Annotated[str, typer.Option(help="Log to train on, of row ids: parquet:FILE or synthetic:rows=.")],
     out: Annotated[Path, typer.Option(help="Directory of the results; what is there is not measured again.")],
@@ -62,14 +63,12 @@ def compare(
         int, typer.Option(help="The log is a stream of such days, each tested before it is trained on.")
     ] = 0,
     jobs: Annotated[int, typer.Option(help="Cells at a time, each on one thread.")] = 1,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train and compare compression methods; Ctrl-C keeps what is done, the same command goes on."""
     from screc.training.compare import Grid, Settings, run_grid, write_report
 
-    console = Console(stderr=as_json)
+    console = console_for(as_json)
     grid = Grid(
         settings=Settings(
             data=data,
@@ -96,5 +95,4 @@ def compare(
     run_grid(grid, out, jobs=jobs, console=console)
     comparison = write_report(out, console=console)
     console.print(f"written: {out}/report.md, table.csv, compare.json and pictures")
-    if as_json:
-        print(json.dumps(comparison.to_dict(), indent=1))
+    finish(as_json, comparison.to_dict())
