@@ -19,7 +19,7 @@ _ROUNDS = 4  # of fitting the cores to rows that come back
 
 @register
 class CachedTtRec(Cafe):
-    """Tensor trains, and a cache of whole rows for the ids of large tables that are looked up most (section 4).
+    """Tensor trains, and a cache of whole rows for the ids of large tables that are looked up most.
 
     A sketch counts look-ups; who is among the most frequent gets a row of the cache, which starts as the
     trains have it and is then trained by itself. A row that leaves the cache is **written back**: the cores

@@ -65,7 +65,7 @@ class MemRecModel(ClickModel):
     """``z = (sum of tokens) (sum of weights)`` over all ids of a sample, then MLPs (section 3).
 
     Which table an id is of is told by its hash alone, and features do not interact in pairs. Made for the
-    method ``mem-rec`` with ``pooled=True``; of any other tables' rows the last number is taken for the weight.
+    method ``mem-rec`` with ``pooled=True``; of other tables' rows the last number is taken for the weight.
 
     Args:
         config: widths.
