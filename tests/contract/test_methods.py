@@ -100,6 +100,18 @@ class TestMemRecOfThreeTokens(MethodContract):
     options = {"num_tokens": 3}  # noqa: RUF012
 
 
+class TestMemRecPooled(MethodContract):
+    name = "mem-rec"
+    ratios = (10, 1000)
+    options = {"pooled": True}  # noqa: RUF012
+
+
+class TestCachedTtRec(MethodContract):
+    name = "tt-rec-cached"
+    ratios = (10, 2, 20)
+    options = {"whole_below": 100}  # noqa: RUF012
+
+
 class TestTensorRing(MethodContract):
     name = "tensor-ring"
     ratios = (10, 2, 40)

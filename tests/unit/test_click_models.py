@@ -97,7 +97,7 @@ def test_without_dense_features(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_configurations_go_to_json_and_back(name: str) -> None:
     _, config_class = MODELS[name]
-    fields = {"bottom_mlp": (8, 16)} if name == "dlrm" else {"deep_mlp": (5,)}
+    fields = {"bottom_mlp": (8, 16)} if name in ("dlrm", "mem_rec") else {"deep_mlp": (5,)}
     config = config_class(num_dense=3, **fields)
     assert config_class.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="expected the fields"):

@@ -135,6 +135,12 @@ def test_every_method_runs_or_names_its_smallest_budget(method: str) -> None:
     assert result["status"] == "done" or result["smallest_bytes"] > result["budget_bytes"]
 
 
+def test_the_pooled_variant_has_a_model_of_its_own() -> None:
+    result = measured(Cell(model="mem_rec", method="mem-rec:pooled=true", ratio=4, seed=0))
+    assert result["status"] == "done"
+    assert result["ratio"] >= 4
+
+
 def test_training_stops_when_the_validation_samples_say_so() -> None:
     settings = Settings(
         data="synthetic:rows=600,scale=0.0001",

@@ -11,6 +11,7 @@ from screc.data.log import TableSpec
 from screc.embeddings import AutoDim, Method, make_method
 from screc.embeddings.auto_srh import frequency_groups
 from screc.embeddings.dedup import most_alike
+from screc.embeddings.tt_cached import write_back
 
 ONE = [TableSpec("t", 400)]
 
@@ -192,3 +193,41 @@ def test_an_id_rises_to_the_middle_and_to_the_top_without_a_jump() -> None:
     assert levels[0] == (False, False)
     assert levels[4] == (True, False)
     assert levels[-1] == (False, True)
+
+
+def test_a_row_that_leaves_the_cache_is_written_back() -> None:
+    method = make_method(
+        "tt-rec-cached", [TableSpec("t", 2000)], 8, ratio=10, whole_below=10, threshold=3.0, seed=1
+    )
+    table = method.trains.tables[0]
+    ids = torch.tensor([3, 700, 1500])
+    learned = 0.05 * torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    target = table.rows(ids).detach() + learned
+    before = float((table.rows(ids).detach() - target).square().sum())
+    others = torch.arange(100, 140)
+    kept = table.rows(others).detach()
+    write_back(table, ids, target)
+    assert float((table.rows(ids).detach() - target).square().sum()) < 0.1 * before
+    # Rows that share slices with them move too, by far less than those that were meant.
+    assert float((table.rows(others).detach() - kept).square().mean()) < 0.25 * float(learned.square().mean())
+
+
+def test_a_cached_row_starts_as_the_trains_have_it_and_comes_back_when_it_cools() -> None:
+    method = make_method(
+        "tt-rec-cached", [TableSpec("t", 2000)], 8, ratio=10, whole_below=10, threshold=3.0, decay=0.1, seed=1
+    )
+    ids, offsets = torch.tensor([42]), torch.tensor([0, 1])
+    before = method.every_row(0).detach().clone()
+    for _ in range(3):
+        method(ids, offsets).sum().backward()
+        method.after_step()
+    assert method._sketch.num_lent == 1
+    torch.testing.assert_close(method.every_row(0).detach(), before)
+    with torch.no_grad():
+        method.weight += 0.2
+    learned = method.every_row(0)[42].detach()
+    assert (learned - before[42]).abs().min() > 0.1
+    method._given_back(*method._sketch.decay(0.1))
+    assert method._sketch.num_lent == 0
+    after = method.every_row(0)[42].detach()
+    assert (after - learned).norm() < 0.3 * (before[42] - learned).norm()

@@ -34,6 +34,7 @@ from screc.embeddings.robe import Robe
 from screc.embeddings.rounded import RoundedTable
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
+from screc.embeddings.tt_cached import CachedTtRec
 from screc.embeddings.tt_rec import TtRec
 from screc.embeddings.whole import WholeTables
 
@@ -46,6 +47,7 @@ __all__ = [
     "AutoSrh",
     "BandedTable",
     "BudgetError",
+    "CachedTtRec",
     "Cafe",
     "CafeLevels",
     "CafePlus",

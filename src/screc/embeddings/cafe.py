@@ -130,13 +130,16 @@ class Cafe(ScoredMethod):
                 self.weight[hot] = self._when_promoted(torch.from_numpy(ids).to(self.weight.device))
         self._since_decay += float(numbers.sum(dtype=np.float64))
         if float(self._since_decay) > 10 * self.num_hot * self._sketch.threshold:
-            self._sketch.decay(self.decay)
+            self._given_back(*self._sketch.decay(self.decay))
             self._since_decay.zero_()
-        self._sketch.retune()
+        self._given_back(*self._sketch.retune())
 
     def _insert(self, ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Add scores to ids; ids and rows of those that were lent one."""
         return self._sketch.insert(ids, scores)
+
+    def _given_back(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Told of ids that have lost their rows; here they go back to their hashed rows as these are."""
 
     def _when_promoted(self, whole: Tensor) -> Tensor:
         """What the rows of ids that become hot start from."""

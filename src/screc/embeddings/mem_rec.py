@@ -18,15 +18,17 @@ from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted,
 class MemRec(Method):
     """A row is the sum of its ``num_tokens`` token rows times its weight, all found by hashing (table, id).
 
-    This is the variant with a vector for every table, which models with pairwise interactions need; the paper
-    sums tokens and weights over all tables of a sample. Tokens are salted with 64 bits: the number of the id
-    over all tables.
+    This is the variant with a vector for every table, which models with pairwise interactions need. The paper
+    sums tokens and weights over all tables of a sample before they are multiplied: ``pooled`` rows are the
+    tokens with the weight behind them, for the model that does so (:class:`screc.models.MemRecModel`). Tokens
+    are salted with 64 bits: the number of the id over all tables.
 
     Args:
         specs: the tables.
         embedding_dim: length of a row.
         num_rows: token rows, and weights.
         num_tokens: K, hashes of an id into the tokens.
+        pooled: rows are not multiplied; their last number is the weight.
         salt: of the hashes.
         init_std, generator: of the tokens; weights start near one.
     """
@@ -40,6 +42,7 @@ class MemRec(Method):
         num_rows: int,
         *,
         num_tokens: int = 1,
+        pooled: bool = False,
         salt: int = 0,
         init_std: float = 0.05,
         generator: torch.Generator | None = None,
@@ -49,13 +52,22 @@ class MemRec(Method):
             raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
         self.register_buffer("salt", torch.tensor(salt))
         self.register_buffer("_hashes", torch.arange(num_tokens), persistent=False)
-        self.tokens = normal_rows(num_rows, embedding_dim, init_std / num_tokens**0.5, generator)
-        self.weights = nn.Parameter(torch.empty(num_rows, 1).normal_(1.0, 0.1, generator=generator))
+        if pooled and embedding_dim < 2:
+            raise ValueError(
+                f"pooled: rows of {embedding_dim} number have no room for a weight; use 2 or more"
+            )
+        self.pooled = pooled
+        length = embedding_dim - pooled
+        self.tokens = normal_rows(num_rows, length, init_std / num_tokens**0.5, generator)
+        # Pooled weights add up over the tables, to about one at the start.
+        mean = 1.0 / len(specs) if pooled else 1.0
+        drawn = torch.empty(num_rows, 1).normal_(mean, 0.1 * mean, generator=generator)
+        self.weights = nn.Parameter(drawn)
 
     @classmethod
     def fit(cls, brief: Brief, **options: Any) -> MemRec:
-        """See :meth:`Method.fit`; the options are ``num_tokens`` and ``salt``."""
-        row = 4 * (brief.embedding_dim + 1)
+        """See :meth:`Method.fit`; the options are ``num_tokens``, ``pooled`` and ``salt``."""
+        row = 4 * (brief.embedding_dim + (not options.get("pooled")))
         if brief.budget < row:
             raise BudgetError.below(cls.name, brief.budget, row)
         options.setdefault("salt", brief.salt())
@@ -70,16 +82,16 @@ class MemRec(Method):
 
     def rows(self, wanted: Wanted) -> Tensor:
         tokens, weights = self._parts(wanted)
-        return tokens * weights
+        return torch.cat([tokens, weights], dim=1) if self.pooled else tokens * weights
 
     def _parts(self, wanted: Wanted) -> tuple[Tensor, Tensor]:
-        """Tokens [n, d] and weights [n, 1]."""
+        """Tokens and weights [n, 1]."""
         whole = wanted.ids + self._starts[wanted.tables]
         places = buckets(
             whole[:, None] * self._hashes.numel() + self._hashes, self.tokens.shape[0], self.salt
         )
         tokens = self.gather(self.tokens, places.flatten())
-        tokens = tokens.view(-1, self._hashes.numel(), self.embedding_dim).sum(dim=1)
+        tokens = tokens.view(-1, self._hashes.numel(), self.tokens.shape[1]).sum(dim=1)
         return tokens, self.gather(self.weights, buckets(whole, self.weights.shape[0], self.salt + 1))
 
     def footprint(self) -> Footprint:

@@ -15,8 +15,10 @@ from screc.embeddings.method import Brief, ByteCount, Footprint, Method, Wanted,
 from screc.embeddings.mixed_bands import SCALE_BYTES, Bands, Worth, plan_bands, scale_groups
 from screc.embeddings.rounding import largest_code
 
-_SAMPLE = 4096
-_RANGES = torch.linspace(0.2, 1.0, 17)
+_SAMPLE = 1024  # rows of a group whose error is measured
+_RANGES = torch.linspace(0.3, 1.0, 15)  # of the largest number, that the codes may reach
+_FINE, _HEADROOM = 8, 1.25
+_EARLY_STEPS, _EARLY_PERIOD = 400, 25
 
 
 @register
@@ -26,8 +28,9 @@ class Mixed(Method):
 
     Look-ups see rows as their bits would hold them; the gradient passes the rounding unchanged, to full rows.
     The hottest 64 rows of a band share a scale, the next 256 one, and so on: rows of like look-ups are of
-    like size. Scales are the ones of least squared error, taken anew after 1, 2, 4, ... steps and then every
-    ``period``.
+    like size. A scale of 8 bits reaches the largest number, with a quarter more to grow into while training;
+    one of fewer bits is that of the least squared error. They are taken anew every ``period`` steps, and
+    every 25 at first, while rows grow fast.
 
     Args:
         specs: the tables.
@@ -49,7 +52,7 @@ class Mixed(Method):
         bands: Sequence[Bands],
         ids: Sequence[np.ndarray],
         *,
-        period: int = 200,
+        period: int = 100,
         salt: int = 0,
         init_std: float = 0.05,
         generator: torch.Generator | None = None,
@@ -129,7 +132,8 @@ class Mixed(Method):
         places = torch.where(own >= 0, own, shared)
         rows = self.gather(self.weight, places)
         group = torch.bucketize(places, self._ends, right=True)
-        return rows + (self._rounded(rows.detach(), self.scales[group], group) - rows).detach()
+        rounded = self._rounded(rows.detach(), self.scales[group], group)
+        return rows + (rounded - rows).detach() if torch.is_grad_enabled() else rounded
 
     def _rounded(self, rows: Tensor, scales: Tensor, groups: Tensor) -> Tensor:
         """Rows [..., n, d] as the bits of their groups hold them, with scales [..., n]."""
@@ -139,28 +143,31 @@ class Mixed(Method):
         return (codes + shift) * step
 
     @torch.no_grad()
-    def _choose_scales(self) -> None:
+    def _choose_scales(self, headroom: float = _HEADROOM) -> None:
         first = 0
-        for number, end in enumerate(self._ends.tolist()):
-            stride = max(1, (end - first) // _SAMPLE)
-            rows = self.weight[first:end:stride].detach()
-            if len(rows):
-                top, shift = self._tops[number], self._shift[number]
-                largest = rows.abs().amax().clamp(min=1e-8) / (top + shift)
-                steps = (largest * _RANGES.to(largest))[:, None, None]
-                codes = torch.clamp((rows / steps - shift).round(), -top - 1, top)
-                errors = ((codes + shift) * steps - rows).square().sum(dim=(1, 2))
-                self.scales[number] = steps[errors.argmin(), 0, 0]
-            first = end
+        for number, (end, bits) in enumerate(zip(self._ends.tolist(), self._bits.tolist(), strict=True)):
+            rows, first = self.weight[first:end].detach(), end
+            if not len(rows):
+                continue
+            top, shift = self._tops[number], self._shift[number]
+            largest = rows.abs().amax().clamp(min=1e-8) / (top + shift)
+            if bits >= _FINE:
+                self.scales[number] = largest * headroom
+                continue
+            steps = (largest * _RANGES.to(largest))[:, None, None]
+            rows = rows[:: max(1, len(rows) // _SAMPLE)]
+            codes = torch.clamp((rows / steps - shift).round(), -top - 1, top)
+            errors = ((codes + shift) * steps - rows).square().sum(dim=(1, 2))
+            self.scales[number] = steps[errors.argmin(), 0, 0]
 
     def after_step(self) -> None:
         self.steps += 1
         step = int(self.steps)
-        if step % self.period == 0 or (step < self.period and step & (step - 1) == 0):
+        if step % self.period == 0 or (step <= _EARLY_STEPS and step % _EARLY_PERIOD == 0):
             self._choose_scales()
 
     def finish(self) -> None:
-        self._choose_scales()
+        self._choose_scales(headroom=1.0)
 
     def footprint(self) -> Footprint:
         rows = sum(one.row_bytes(self.embedding_dim) for one in self.bands)

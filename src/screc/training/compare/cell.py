@@ -61,20 +61,20 @@ def measure_cell(
     name, options = parse_method(cell.method)
     whole = full_bytes(log.tables, settings.dim)
     result: dict[str, Any] = {"full_bytes": whole, "budget_bytes": int(whole / cell.ratio)}
+    kind, config = settings.model_config(cell.model, log.num_dense)
     meter = MemoryMeter()
     try:
         tables = make_method(
             name,
             log.tables,
-            settings.dim,
-            ratio=cell.ratio,
+            config.embedding_dim,
+            budget=result["budget_bytes"],
             counts=counts,
             seed=cell.seed,
             **options,
         )
     except BudgetError as error:
         return {"status": "unreachable", "smallest_bytes": error.smallest_bytes, **result}
-    kind, config = settings.model_config(cell.model, log.num_dense)
     model = kind(config, tables, generator=torch.Generator().manual_seed(cell.seed))
     run = _Run(model, settings, cell, meter, progress)
     result |= run.streamed(log, validation) if test is None else run.tested(log, validation, test)

@@ -10,7 +10,7 @@ from typing import Any
 from screc.data.log import ClickLog, open_log
 from screc.data.part import LogPart
 from screc.embeddings import METHODS
-from screc.models import MODELS, ClickModel, DcnConfig, DlrmConfig, WideDeepConfig
+from screc.models import MODELS, ClickModel, DcnConfig, DlrmConfig, MemRecConfig, WideDeepConfig
 from screc.models.click_model import ClickConfig
 
 BASELINE = "full"  # trained once for every model and seed, at ratio 1
@@ -112,6 +112,11 @@ class Settings:
             bottom = (*self.bottom, self.dim) if num_dense else ()
             return MODELS[model][0], DlrmConfig(
                 num_dense=num_dense, embedding_dim=self.dim, bottom_mlp=bottom, top_mlp=(*self.top, 1)
+            )
+        if model == "mem_rec":
+            bottom = (*self.bottom, self.dim) if num_dense else ()
+            return MODELS[model][0], MemRecConfig(
+                num_dense=num_dense, embedding_dim=self.dim + 1, bottom_mlp=bottom, top_mlp=(*self.top, 1)
             )
         kind = {"wide_deep": WideDeepConfig, "dcn": DcnConfig}[model]
         return MODELS[model][0], kind(num_dense=num_dense, embedding_dim=self.dim, deep_mlp=self.top)
