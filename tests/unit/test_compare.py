@@ -187,7 +187,7 @@ def test_bad_settings(values: dict[str, Any], message: str) -> None:
     ("values", "message"),
     [
         ({"model": "fm"}, "models: unknown 'fm'; there are dcn, dlrm"),
-        ({"method": "hsah"}, "methods: unknown 'hsah'; there are adapt"),
+        ({"method": "hsah"}, "methods: unknown 'hsah'; there are ada-embed, adapt"),
         ({"method": "hash:salt"}, "expected NAME:OPTION=VALUE, got 'hash:salt'"),
         ({"ratio": 0}, "budgets: must be positive"),
         ({"seed": -1}, "seeds: must not be negative"),
