@@ -18,7 +18,7 @@ import uvicorn
 from screc.serving.connection import Connection
 from screc.serving.guard import Guard, is_loopback
 from screc.serving.repository import Repository, RepositoryConfig
-from screc.serving.rest import create_app
+from screc.serving.rest import create_gate
 from screc.serving.rpc import Rpc
 from screc.serving.service import InferenceService
 
@@ -172,11 +172,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _http_config(service: InferenceService, guard: Guard, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(service, guard),
+        create_gate(service, guard),
         http=Connection,
         log_level="error",
         access_log=False,
         server_header=False,
+        date_header=False,
+        proxy_headers=False,
         lifespan="off",
         ws="none",
         timeout_keep_alive=75,
