@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -188,6 +190,46 @@ def test_wrong_updates_are_refused_with_the_reason(artifact):
         answer = post_rows(client, "t0", [1], row)
         assert answer.status_code == 409
         assert "started without --updates" in answer.json()["error"]
+
+
+def test_updates_and_swaps_while_predictions_go_on(artifact):
+    """No prediction fails; an update is acknowledged, or refused because the model is being loaded."""
+    batch = listed(tensors(make_batch(20)))
+    stop = threading.Event()
+    statuses: dict[str, set[int]] = {"infer": set(), "rows": set()}
+    last: dict[int, int] = {}
+
+    def infer(client: httpx.Client) -> None:
+        while not stop.is_set():
+            statuses["infer"].add(client.post("/v2/models/ranker/infer", json=batch).status_code)
+
+    def update(client: httpx.Client) -> None:
+        value = 0
+        while not stop.is_set():
+            value += 1
+            row = value % 50
+            answer = post_rows(client, "t0", [row], np.full((1, 8), value))
+            statuses["rows"].add(answer.status_code)
+            if answer.status_code == 200:
+                last[row] = value
+
+    with running({"ranker": artifact}, UPDATES) as server, httpx.Client(base_url=server.http) as client:
+        threads = [threading.Thread(target=work, args=(client,)) for work in (infer, infer, update)]
+        for thread in threads:
+            thread.start()
+        for _ in range(6):
+            time.sleep(0.2)
+            assert client.post("/v2/repository/models/ranker/load").status_code == 200
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert statuses["infer"] == {200}
+    assert statuses["rows"] <= {200, 409}
+    assert len(last) > 5
+    rows = RowStore.open(artifact).gather("t0", np.array(list(last)))
+    np.testing.assert_array_equal(
+        rows, np.repeat(np.array(list(last.values()), np.float32)[:, None], 8, axis=1)
+    )
 
 
 def test_an_artifact_has_one_writer(artifact):
