@@ -176,16 +176,17 @@ void bind_batcher(nb::module_& module) {
       .def(
           "__init__",
           [](Batcher* self, Engine& engine, int64_t max_batch, int64_t split, double queue_delay,
-             int64_t max_queued, int workers) {
+             int64_t max_queued, int workers, int nice) {
             new (self) Batcher(engine, {.max_batch = max_batch,
                                         .split = split,
                                         .queue_delay = queue_delay,
                                         .max_queued = max_queued,
-                                        .workers = workers});
+                                        .workers = workers,
+                                        .nice = nice});
           },
           "engine"_a, "max_batch"_a = BatcherOptions{}.max_batch, "split"_a = BatcherOptions{}.split,
           "queue_delay"_a = BatcherOptions{}.queue_delay, "max_queued"_a = BatcherOptions{}.max_queued,
-          "workers"_a = BatcherOptions{}.workers, nb::keep_alive<1, 2>(),
+          "workers"_a = BatcherOptions{}.workers, "nice"_a = BatcherOptions{}.nice, nb::keep_alive<1, 2>(),
           "max_batch, split and max_queued are samples, queue_delay seconds; workers 0 is one per thread of "
           "the\nengine. ValueError names the option.")
       .def("submit", &submit, "form"_a, "out"_a, "timeout"_a, nb::kw_only(), "dense"_a = nb::none(),
@@ -197,6 +198,8 @@ void bind_batcher(nb::module_& module) {
            "dense float32 [B, columns]; categorical int64 [B, tables], one id each, or ids int64 [nnz] and "
            "offsets\nint64 [tables * B + 1], table-major; the same of the context, for B = 1. ValueError "
            "names the tensor,\nthe place and the value.")
+      .def("admit", &Batcher::admit, "timeout"_a, nb::call_guard<nb::gil_scoped_release>(),
+           "Whether a query without samples would be taken in now; a refusal counts as one of a query.")
       .def("cancel", &Batcher::cancel, "ticket"_a, nb::call_guard<nb::gil_scoped_release>(),
            "Drops a query, as far as it does not run; it completes all the same. False where it has.")
       .def_prop_ro("descriptor", &Batcher::descriptor, "Readable when there are completions.")

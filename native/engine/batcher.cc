@@ -1,6 +1,7 @@
 #include "engine/batcher.h"
 
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,9 @@ using Seconds = std::chrono::duration<double>;
 
 // Of each batch in what is remembered of the batches of late: some dozens count.
 constexpr double kFade = 1.0 / 32;
+// The share of its time that a query's predicted wait may take: predictions are off by as much, and what is
+// taken in should not be dropped later.
+constexpr double kPromise = 0.75;
 constexpr double kLongest = 86400;  // seconds; beyond centuries a clock's ticks would overflow
 
 BatcherOptions checked(BatcherOptions options, const Engine& engine) {
@@ -35,8 +39,15 @@ BatcherOptions checked(BatcherOptions options, const Engine& engine) {
   if (options.workers < 0 || options.workers > 256) {
     throw std::invalid_argument("workers: must be from 0 to 256, got " + std::to_string(options.workers));
   }
+  if (options.nice < 0 || options.nice > 19) {
+    throw std::invalid_argument("nice: must be from 0 to 19, got " + std::to_string(options.nice));
+  }
   if (options.workers == 0) options.workers = engine.num_threads();
   return options;
+}
+
+int64_t parts_of(int64_t samples, int64_t split) {
+  return std::max<int64_t>(1, (samples + split - 1) / split);
 }
 
 Histogram latencies() { return {1e-5, std::sqrt(2.0), 20}; }
@@ -100,39 +111,46 @@ double Batcher::predicted_wait() const {
   return ahead * late_seconds_ / late_samples_ / options_.workers;
 }
 
+Admission Batcher::answer(int64_t samples, double timeout) {
+  Admission admission{Verdict::kAccepted, 0, predicted_wait()};
+  // An idle batcher takes any query: nothing it does is too late because of others, and what it knows of its
+  // speed may be old.
+  const bool idle = stats_.queued_samples + stats_.running_samples == 0;
+  if (draining_) {
+    ++stats_.refused_draining;
+    admission.verdict = Verdict::kDraining;
+  } else if (!idle && stats_.queued_samples + std::max<int64_t>(samples, 1) > options_.max_queued) {
+    ++stats_.refused_queue_full;
+    admission.verdict = Verdict::kQueueFull;
+  } else if (!idle && timeout > 0 && late_samples_ > 0) {
+    const int64_t at_once = std::min<int64_t>(parts_of(samples, options_.split), options_.workers);
+    const double own =
+        static_cast<double>(samples) * late_seconds_ / late_samples_ / static_cast<double>(at_once);
+    if (admission.predicted_wait + own > kPromise * timeout) {
+      ++stats_.refused_too_late;
+      admission.verdict = Verdict::kTooLate;
+    }
+  }
+  return admission;
+}
+
+Admission Batcher::admit(double timeout) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return answer(0, timeout);
+}
+
 Admission Batcher::submit(const Query& query, float* out, double timeout) {
   if (!(timeout >= 0)) {
     throw std::invalid_argument("timeout: must be seconds, or 0 for none, got " + std::to_string(timeout));
   }
   check(query);
   int64_t parts;
-  Admission admission{Verdict::kAccepted, 0, 0};
+  Admission admission;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    admission.predicted_wait = predicted_wait();
-    parts = std::max<int64_t>(1, (query.batch_size + options_.split - 1) / options_.split);
-    if (draining_) {
-      ++stats_.refused_draining;
-      admission.verdict = Verdict::kDraining;
-      return admission;
-    }
-    // An idle batcher takes any query: nothing it does is too late because of others, and what it knows of
-    // its speed may be old.
-    const bool idle = stats_.queued_samples + stats_.running_samples == 0;
-    if (!idle && stats_.queued_samples + query.batch_size > options_.max_queued) {
-      ++stats_.refused_queue_full;
-      admission.verdict = Verdict::kQueueFull;
-      return admission;
-    }
-    if (!idle && timeout > 0 && late_samples_ > 0) {
-      const auto at_once = static_cast<double>(std::min<int64_t>(parts, options_.workers));
-      const double own = static_cast<double>(query.batch_size) * late_seconds_ / late_samples_ / at_once;
-      if (admission.predicted_wait + own > timeout) {
-        ++stats_.refused_too_late;
-        admission.verdict = Verdict::kTooLate;
-        return admission;
-      }
-    }
+    admission = answer(query.batch_size, timeout);
+    if (admission.verdict != Verdict::kAccepted) return admission;
+    parts = parts_of(query.batch_size, options_.split);
     Job& job = new_job();
     job.query = query;
     job.out = out;
@@ -270,6 +288,8 @@ BatcherStats Batcher::stats() const {
 // workers
 
 void Batcher::work() {
+  // Who reads requests goes before who computes them: else they wait unread, where nobody can refuse them.
+  if (options_.nice > 0) setpriority(PRIO_PROCESS, 0, options_.nice);  // on Linux, of the calling thread
   Desk desk;
   std::unique_lock<std::mutex> lock(mutex_);
   while (wait_for_work(lock)) {

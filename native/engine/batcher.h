@@ -23,6 +23,7 @@ struct BatcherOptions {
   double queue_delay = 0;        // seconds that a batch which is not full waits for more queries
   int64_t max_queued = 1 << 16;  // most samples that wait
   int workers = 0;               // batches at work at a time; 0: one per thread of the engine
+  int nice = 0;                  // what workers yield to other threads by, from 0 to 19, as nice(1)
 };
 
 enum class Verdict { kAccepted, kQueueFull, kTooLate, kDraining };
@@ -76,6 +77,8 @@ class Batcher {
   // would, by the work ahead of it and the speed of late, is refused. Throws std::invalid_argument as
   // check().
   Admission submit(const Query& query, float* out, double timeout);
+  // Whether a query without samples would be taken in now; a refusal counts as one of a query.
+  Admission admit(double timeout);
   // Drops a query, as far as it does not run; it completes all the same. False where it has completed.
   bool cancel(uint64_t ticket);
 
@@ -129,6 +132,8 @@ class Batcher {
   void predict(Desk& desk, size_t first, size_t count);
   void settle(Desk& desk, double seconds);
   double predicted_wait() const;
+  // What is said to a query of so many samples, and counted where it is no.
+  Admission answer(int64_t samples, double timeout);
   Job& new_job();
   Job* find(uint64_t ticket);
   void end(Job& job, Outcome outcome);

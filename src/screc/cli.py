@@ -609,6 +609,7 @@ def bench(
 
 
 import screc.verbs.compare  # noqa: E402  (their verbs come after those above)
+import screc.verbs.load  # noqa: E402
 import screc.verbs.serving  # noqa: E402, F401
 
 

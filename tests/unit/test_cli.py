@@ -61,7 +61,16 @@ FLAGS = {
     },
     "serve": {
         *("artifacts", "repository", "host", "port", "grpc_port", "threads", "io", "queue_depth"),
-        *("max_batch", "queue_delay_ms", "split", "workers", "max_queued", "deadline_ms", "drain_s"),
+        *(
+            "max_batch",
+            "queue_delay_ms",
+            "split",
+            "sla_ms",
+            "workers",
+            "max_queued",
+            "deadline_ms",
+            "drain_s",
+        ),
         *(
             "token_file",
             "tls_cert",
@@ -73,6 +82,11 @@ FLAGS = {
             "log",
             "as_json",
         ),
+    },
+    "load": {
+        *("target", "model", "in_process", "rate", "find_max", "sla", "percentile", "seconds", "size"),
+        *("largest", "data", "encoder", "zipf", "pooling", "timeout", "deadline", "connections"),
+        *("token_file", "seed", "picture", "threads", "as_json"),
     },
     "bench": {"artifact", "data", "batch_sizes", "seconds", "threads", "io", "queue_depth", "as_json"},
 }

@@ -319,7 +319,7 @@ class Engine:
         return latencies
 
     def batcher(
-        self, *, max_batch: int, split: int, queue_delay: float, max_queued: int, workers: int
+        self, *, max_batch: int, split: int, queue_delay: float, max_queued: int, workers: int, nice: int = 0
     ) -> _native.Batcher:
         """A batcher of queries over this engine: ``screc.serving.batching`` is its face.
 
@@ -327,6 +327,7 @@ class Engine:
             max_batch, split, max_queued: samples; see ``screc.serving.batching.BatchingConfig``.
             queue_delay: seconds.
             workers: batches at work at a time; 0: one for each thread.
+            nice: what the workers yield to other threads by, from 0 to 19.
 
         Raises:
             ValueError: an option is out of range; the message names it.
@@ -338,6 +339,7 @@ class Engine:
             queue_delay=queue_delay,
             max_queued=max_queued,
             workers=workers,
+            nice=nice,
         )
 
     @property

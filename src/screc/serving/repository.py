@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from screc.serving.batching import Batching, BatchingConfig
 from screc.serving.engine import Engine
 from screc.serving.errors import BadRequestError, NotFoundError, ServingError, UnavailableError
 from screc.serving.signature import QueryLimits, Signature
+from screc.serving.split import choose_split
 from screc.storage import UpdateOptions
 from screc.storage.artifact import MANIFEST_FILE
 
@@ -32,6 +33,8 @@ class RepositoryConfig:
         threads, io, queue_depth, cache_bytes: as ``Engine.open`` takes them.
         batching: of each model.
         limits: of each request.
+        tune_sla_s: what the 95th percentile of latencies is to keep to; the split of ``batching`` is then
+            measured for each model when it is first loaded. None: it stays as it is.
         drain_s: most seconds that the requests of a model which goes are waited for.
         updates: whether rows may be updated, as ``Engine.open`` takes it.
     """
@@ -42,6 +45,7 @@ class RepositoryConfig:
     cache_bytes: int | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     limits: QueryLimits = field(default_factory=QueryLimits)
+    tune_sla_s: float | None = None
     drain_s: float = 30.0
     updates: UpdateOptions | bool = False
 
@@ -106,6 +110,7 @@ class Repository:
         self._models: dict[str, Model] = {}
         self._failures: dict[str, str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._batching: dict[str, BatchingConfig] = {}
         self._closed = False
 
     def __iter__(self) -> Iterator[Model]:
@@ -203,10 +208,15 @@ class Repository:
             except (OSError, ValueError, KeyError, MemoryError) as error:
                 self._failures[name] = f"{type(error).__name__}: {error}"
                 raise BadRequestError(f"model {name!r} cannot be loaded: {error}") from error
+            if config.tune_sla_s is not None and name not in self._batching:
+                self._batching[name] = await asyncio.to_thread(
+                    _tuned, engine, config.batching, config.tune_sla_s
+                )
             if self._closed:
                 engine.close()
                 raise UnavailableError("the server is stopping")
-            model = Model(name, chosen, path, engine, config)
+            batching = self._batching.get(name, config.batching)
+            model = Model(name, chosen, path, engine, replace(config, batching=batching))
             old, self._models[name] = self._models.get(name), model
             self._failures.pop(name, None)
             if old is not None:
@@ -251,3 +261,8 @@ class Repository:
         await asyncio.gather(*(asyncio.to_thread(model.engine.close) for model in models))
         self._models.clear()
         return all(ended)
+
+
+def _tuned(engine: Engine, config: BatchingConfig, sla_s: float) -> BatchingConfig:
+    """The configuration with the split that this machine does best with."""
+    return replace(config, split=choose_split(engine, config, sla_s=sla_s).split)

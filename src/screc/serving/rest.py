@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import math
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request
@@ -17,36 +13,23 @@ from starlette.exceptions import HTTPException
 
 from screc import __version__
 from screc.serving.access_log import RequestIds
-from screc.serving.connection import MAX_HEAD_BYTES
 from screc.serving.dashboard import DASHBOARD_FILES, dashboard_router
 from screc.serving.errors import (
     BadRequestError,
-    ClientGoneError,
-    HeadTooLargeError,
     ServingError,
     UnavailableError,
-    UnsupportedEncodingError,
 )
+from screc.serving.gate import Gate, error_response
 from screc.serving.guard import Guard
 from screc.serving.metrics import metrics_router
 from screc.serving.protocol import (
     DTYPES,
     HEADER_LENGTH,
-    InferResponse,
-    header_length,
-    parse_request,
-    render_response,
 )
 from screc.serving.rows import rows_router
 from screc.serving.service import InferenceService
 from screc.serving.signature import OUTPUT
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-# A request that waits this long is watched: its client may have gone. (Most are answered before.)
-_WATCHED_AFTER_S = 0.05
 _OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", *DASHBOARD_FILES)
 
 Name = Annotated[str, Path(min_length=1, max_length=128)]
@@ -152,7 +135,7 @@ def create_app(service: InferenceService, guard: Guard) -> FastAPI:
     app.include_router(rows_router(service))
     app.include_router(metrics_router(service))
     app.include_router(dashboard_router(service))
-    app.add_middleware(_Gate, service=service, guard=guard)
+    app.add_middleware(Gate, service=service, guard=guard, open_paths=_OPEN_PATHS)
     app.add_middleware(RequestIds)
     app.add_exception_handler(ServingError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
@@ -160,59 +143,9 @@ def create_app(service: InferenceService, guard: Guard) -> FastAPI:
     return app
 
 
-class _Gate:
-    """Refuses what the guard refuses, and counts answers by their status."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]], service: InferenceService, guard: Guard) -> None:
-        self._app, self._requests, self._guard = app, service.requests, guard
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        try:
-            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
-                raise HeadTooLargeError(f"the headers are over {MAX_HEAD_BYTES} bytes")
-            self._guard.check_site(headers.get(b"host"), headers.get(b"origin"))
-            if scope["path"] not in _OPEN_PATHS:
-                self._guard.check_token(headers.get(b"authorization"))
-            if headers.get(b"content-encoding", "identity") != "identity":
-                raise UnsupportedEncodingError("compressed bodies are not read; send it as it is")
-            self._guard.check_length(headers.get(b"content-length"))
-        except ServingError as error:
-            self._requests["http", "refused", error.status] += 1
-            return await _error_response(error)(scope, receive, send)
-        received = 0
-
-        async def counted() -> MutableMapping[str, Any]:
-            nonlocal received
-            part = await receive()
-            received += len(part.get("body", b""))
-            self._guard.check_bytes(received)
-            return part
-
-        async def watched(part: MutableMapping[str, Any]) -> None:
-            if part["type"] == "http.response.start":
-                route = scope.get("route")
-                call = getattr(route, "name", None) or "unknown"
-                self._requests["http", call, part["status"]] += 1
-            await send(part)
-
-        await self._app(scope, counted, watched)
-
-
-def _error_response(error: ServingError) -> Response:
-    headers = {}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": str(error)}, error.status, headers)
-
-
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)
-    return _error_response(error)
+    return error_response(error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -246,7 +179,7 @@ def _about(service: InferenceService) -> APIRouter:
 
 
 def _not_ready(reason: str) -> Response:
-    return _error_response(UnavailableError(reason))
+    return error_response(UnavailableError(reason))
 
 
 _NOT_FOUND = {404: {"model": ErrorBody, "description": "There is no such model or version."}}
@@ -310,51 +243,10 @@ def _models(service: InferenceService) -> APIRouter:
 
     @router.post(versioned + "/infer", **documented)
     @router.post("/v2/models/{name}/infer", **documented)
-    async def infer(request: Request, name: Name, version: str = "") -> Response:
-        return await _infer(service, request, name, version)
+    async def infer(name: Name, version: str = "") -> Response:
+        raise NotImplementedError("the gate answers these")
 
     return router
-
-
-async def _infer(service: InferenceService, request: Request, name: str, version: str) -> Response:
-    body = await request.body()
-    asked = parse_request(body, header_length(request.headers.get(HEADER_LENGTH), len(body)))
-    service.check_outputs(asked.outputs)
-    async with _watch(request):
-        made = await service.infer(name, version, asked.inputs, asked.parameters)
-    outputs = {OUTPUT: made.answer.probabilities}
-    response = InferResponse(model=made.model.name, version=made.model.version, outputs=outputs, id=asked.id)
-    content, length = render_response(response, asked)
-    if length is None:
-        return Response(content, media_type="application/json")
-    return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
-
-
-@contextlib.asynccontextmanager
-async def _watch(request: Request):
-    """Cancels what is done within when the client goes away meanwhile."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    watching: list[asyncio.Task[None]] = []
-    gone = False
-
-    async def wait() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    timer = loop.call_later(_WATCHED_AFTER_S, lambda: watching.append(loop.create_task(wait())))
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        raise ClientGoneError("the client has gone") from None
-    finally:
-        timer.cancel()
-        for one in watching:
-            one.cancel()
 
 
 def _repository(service: InferenceService) -> APIRouter:

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from screc.serving.errors import BadRequestError, DeadlineError, ServingError
+from screc.serving.errors import BadRequestError, ServingError
 from screc.serving.guard import Guard
 from screc.serving.messages import CONFIG_TYPES, SERVICE, message
 from screc.serving.protocol import datatype, raw_tensor, tensor_dtype, tensor_shape
@@ -109,10 +109,7 @@ class Rpc:
     # predictions
 
     async def _infer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        left = context.time_remaining()
-        if left is not None and left <= 0:
-            raise DeadlineError("the request came after its deadline")
-        return await self._answer(request, left)
+        return await self._answer(request, context.time_remaining())
 
     async def _answer(self, request: Any, timeout_s: float | None) -> Any:
         self._service.check_outputs([output.name for output in request.outputs])

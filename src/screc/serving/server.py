@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ class ServerConfig:
         token: what clients must give; None: nothing.
         certificate, key: files of TLS, PEM; both or none.
         max_bytes: of a request.
-        deadline_s: most seconds that a request which names no time of its own waits; 0: no limit.
+        deadline_s: most seconds that a request waits for its turn, if it names no less; 0: no limit.
         repository: how models are opened.
     """
 
@@ -125,6 +126,9 @@ async def serve(
             answering = asyncio.create_task(http.serve(sockets=[listener]))
             with _ends_on_signals(ended):
                 await http.wait_started(answering)
+                # What stands now stays: without this, every collection would walk all of it again.
+                gc.collect()
+                gc.freeze()
                 addresses = _addresses(config, listener, rpc_port, repository)
                 log("started", http=addresses.http, grpc=addresses.grpc, models=addresses.models)
                 if started:
@@ -137,6 +141,7 @@ async def serve(
                 await asyncio.gather(answering, _stop_rpc(rpc, config.repository.drain_s))
                 log("stopping")
     finally:
+        gc.unfreeze()
         drained = await repository.close()
         log("stopped", drained=drained)
     return drained

@@ -11,7 +11,7 @@ import numpy as np
 
 from screc import __version__
 from screc.serving.batching import Answer
-from screc.serving.errors import BadRequestError, UnavailableError
+from screc.serving.errors import BadRequestError, DeadlineError, UnavailableError
 from screc.serving.repository import Model, Repository
 from screc.serving.signature import OUTPUT
 
@@ -32,7 +32,7 @@ class InferenceService:
 
     Args:
         repository: the models.
-        deadline_s: most seconds that a request which names no time of its own waits; 0: no limit.
+        deadline_s: most seconds that a request waits for its turn, if it names no less; 0: no limit.
 
     Attributes:
         requests: how many were answered, by protocol ("http", "grpc"), call and status (HTTP's number).
@@ -97,6 +97,9 @@ class InferenceService:
                 "workers": {"string_value": str(batcher.workers)},
                 "max_queued_samples": {"string_value": str(batcher.max_queued)},
                 "tables": {"string_value": ",".join(table.name for table in model.signature.tables)},
+                "num_embeddings": {
+                    "string_value": ",".join(str(table.num_embeddings) for table in model.signature.tables)
+                },
             },
         }
 
@@ -135,6 +138,15 @@ class InferenceService:
             raise BadRequestError(f"parameters.version: {version!r} is not a version such as '2'")
         return await self.repository.load(name, str(version))
 
+    def check_load(self, name: str, version: str = "") -> None:
+        """Refuses a request before it is read, where whatever it asks would come too late.
+
+        Raises:
+            OverloadedError: there is too much work ahead of it.
+            ServingError: the model is not there, or not loaded.
+        """
+        self.repository.get(name, version).batching.check_load(self.deadline_s)
+
     async def infer(
         self,
         name: str,
@@ -157,8 +169,10 @@ class InferenceService:
         """
         model = self.repository.get(name, version)
         query = model.signature.query(inputs, parameters)
-        limits = [_own_timeout(parameters), timeout_s]
-        timeout = min((limit for limit in limits if limit is not None), default=self.deadline_s)
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlineError("the request came after its deadline")
+        limits = (self.deadline_s or None, _own_timeout(parameters), timeout_s)
+        timeout = min((limit for limit in limits if limit is not None), default=0.0)
         return Prediction(model, await model.batching.predict(query, timeout))
 
     def check_outputs(self, names: Mapping[str, Any] | list[str]) -> None:
