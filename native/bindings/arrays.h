@@ -5,6 +5,8 @@
 #include <nanobind/ndarray.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace screc::bindings {
 
@@ -12,6 +14,14 @@ namespace nb = nanobind;
 
 using AnyArray = nb::ndarray<nb::device::cpu>;
 using AnyConstArray = nb::ndarray<nb::ro, nb::device::cpu>;
+
+// The array takes the vector's place.
+template <typename T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> adopt(std::vector<T>&& values) {
+  auto* kept = new std::vector<T>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return {kept->data(), {kept->size()}, owner};
+}
 
 inline std::string shape_text(const auto& array) {
   std::string text = "[";
@@ -80,6 +90,13 @@ auto checked(const Array& array, const char* name, size_t ndim) {
   } else {
     return static_cast<T*>(array.data());
   }
+}
+
+// Runs without the GIL: what is called may be busy with another thread's call.
+template <typename Body>
+auto released(const Body& body) {
+  nb::gil_scoped_release release;
+  return body();
 }
 
 }  // namespace screc::bindings

@@ -3,6 +3,10 @@
 
 #include <nanobind/nanobind.h>
 
+namespace screc {
+class RowStore;
+}
+
 namespace screc::bindings {
 
 namespace nb = nanobind;
@@ -11,6 +15,7 @@ void bind_kernels(nb::module_& module);
 void bind_row_format(nb::module_& module);
 void bind_io(nb::module_& module);
 void bind_store(nb::module_& module);
+void bind_row_updates(nb::module_& module, nb::class_<RowStore>& store);  // part of bind_store
 void bind_page_order(nb::module_& module);
 void bind_fit(nb::module_& module);
 void bind_engine(nb::module_& module);

@@ -11,13 +11,6 @@
 namespace screc::bindings {
 namespace {
 
-template <typename T>
-nb::ndarray<nb::numpy, T, nb::ndim<1>> adopt(std::vector<T>&& values) {
-  auto* kept = new std::vector<T>(std::move(values));
-  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-  return {kept->data(), {kept->size()}, owner};
-}
-
 nb::tuple arrays_of(HotSketch::Moves&& moves) {
   return nb::make_tuple(adopt(std::move(moves.ids)), adopt(std::move(moves.rows)));
 }

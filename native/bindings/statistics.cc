@@ -22,14 +22,6 @@ Vector<const T> view(const std::vector<T>& values, nb::handle owner) {
   return Vector<const T>(values.data(), {values.size()}, owner);
 }
 
-// The array takes the vector's place.
-template <typename T>
-Vector<T> adopt(std::vector<T>&& values) {
-  auto* kept = new std::vector<T>(std::move(values));
-  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-  return Vector<T>(kept->data(), {kept->size()}, owner);
-}
-
 // body(table, thread) for every table, on the pool where there is one.
 void for_tables(ThreadPool* pool, std::int64_t num_tables,
                 const std::function<void(std::int64_t, int)>& body) {

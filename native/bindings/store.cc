@@ -3,7 +3,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <tuple>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/band_index.h"
 #include "bindings/bindings.h"
 #include "bindings/row_codec.h"
 #include "store/index.h"
@@ -19,13 +19,6 @@
 
 namespace screc::bindings {
 namespace {
-
-// Runs without the GIL: the store may be busy with another thread's look-up.
-template <typename Body>
-auto released(const Body& body) {
-  nb::gil_scoped_release release;
-  return body();
-}
 
 template <typename Array>
 void check_page_shape(const Array& pages, const char* name) {
@@ -94,42 +87,6 @@ void build_hash(const AnyConstArray& ids, const AnyConstArray& slots, const AnyA
                    static_cast<std::int64_t>(keys_out.shape(0)));
 }
 
-// None, ("order", slots), ("bitmap", bits, directory) or ("hash", keys, slots). The arrays are not copied.
-BandIndex index_of(nb::handle index) {
-  if (index.is_none()) return IdentityIndex{};
-  constexpr const char* kForms =
-      "index: expected None, ('order', slots), ('bitmap', bits, directory) or ('hash', keys, slots)";
-  if (!nb::isinstance<nb::tuple>(index) || nb::len(index) < 2) throw nb::type_error(kForms);
-  std::string form;
-  AnyConstArray first, second;
-  if (!nb::try_cast(index[0], form) || !nb::try_cast(index[1], first)) throw nb::type_error(kForms);
-  if (form == "order") {
-    if (nb::len(index) != 2) throw nb::type_error(kForms);
-    const auto* slots = checked<std::uint32_t>(first, "index slots", 1);
-    return OrderIndex{slots, static_cast<std::int64_t>(first.shape(0))};
-  }
-  if (nb::len(index) != 3 || !nb::try_cast(index[2], second)) throw nb::type_error(kForms);
-  const auto lengths = [&] {
-    return std::pair(static_cast<std::int64_t>(first.shape(0)), static_cast<std::int64_t>(second.shape(0)));
-  };
-  if (form == "bitmap") {
-    const auto* bits = checked<std::uint64_t>(first, "index bits", 1);
-    const auto* directory = checked<std::uint32_t>(second, "index directory", 1);
-    return BitmapIndex{bits, directory, lengths().first, lengths().second};
-  }
-  if (form == "hash") {
-    const auto* keys = checked<std::int64_t>(first, "index keys", 1);
-    const auto* slots = checked<std::uint32_t>(second, "index slots", 1);
-    if (lengths().first != lengths().second) {
-      throw nb::value_error(("index slots: expected " + std::to_string(lengths().first) +
-                             " entries as in keys, got " + std::to_string(lengths().second))
-                                .c_str());
-    }
-    return HashIndex{keys, slots, lengths().first};
-  }
-  throw nb::value_error((std::string(kForms) + ", got '" + form + "'").c_str());
-}
-
 void add_dram_band(RowStore& store, int table, const AnyConstArray& rows, nb::handle index,
                    const std::string& format, const SharedScale& scale) {
   RowCodec codec = codec_of(format, released([&] { return store.embedding_dim(table); }), scale);
@@ -151,36 +108,6 @@ void add_tt_band(RowStore& store, int table, const std::vector<AnyConstArray>& c
   const BandIndex form = index_of(index);
   nb::gil_scoped_release release;
   store.add_tt_band(table, views, form);
-}
-
-// None, or the written page groups as an index and the default row as the codec holds rows, uint8
-// [row_bytes].
-std::unique_ptr<const WrittenPages> written_pages(nb::handle written, nb::handle default_row,
-                                                  const RowCodec& codec) {
-  if (written.is_none() != default_row.is_none()) {
-    throw nb::value_error("written and default_row go together: give both or neither");
-  }
-  if (written.is_none()) return nullptr;
-  AnyConstArray row;
-  if (!nb::try_cast(default_row, row)) throw nb::type_error("default_row: expected an array or None");
-  const auto* bytes = checked<std::uint8_t>(row, "default_row", 1);
-  if (row.shape(0) != static_cast<std::size_t>(codec.row_bytes())) {
-    throw nb::value_error(("default_row: expected the " + std::to_string(codec.row_bytes()) +
-                           " bytes of a row, got " + std::to_string(row.shape(0)))
-                              .c_str());
-  }
-  auto pages = std::make_unique<WrittenPages>();
-  const BandIndex index = index_of(written);
-  if (const auto* bitmap = std::get_if<BitmapIndex>(&index)) {
-    pages->groups = *bitmap;
-  } else if (const auto* hash = std::get_if<HashIndex>(&index)) {
-    pages->groups = *hash;
-  } else {
-    throw nb::value_error("written: expected ('bitmap', bits, directory) or ('hash', keys, slots)");
-  }
-  pages->default_row = AlignedBuffer(row.shape(0));
-  std::memcpy(pages->default_row.data(), bytes, row.shape(0));
-  return pages;
 }
 
 void add_ssd_band(RowStore& store, int table, const std::filesystem::path& path, int band, nb::handle index,
@@ -275,6 +202,9 @@ void bind_row_store(nb::module_& module) {
       .def_ro("ssd_rows", &StoreStats::ssd_rows, "Look-ups that ended in a band on SSD.")
       .def_ro("default_rows", &StoreStats::default_rows,
               "Of ssd_rows, look-ups of rows whose page was never written: nothing is read for them.")
+      .def_ro("updated_lookups", &StoreStats::updated_lookups,
+              "Of ssd_rows and tt_rows, look-ups of rows that are held for an update: nothing is read or "
+              "rebuilt for them.")
       .def_ro("page_requests", &StoreStats::page_requests,
               "4 KiB pages that the other look-ups on SSD needed, one by one; pages_read after each is read "
               "once per call.")
@@ -288,8 +218,14 @@ void bind_row_store(nb::module_& module) {
       .def_ro("cache_admissions", &StoreStats::cache_admissions, "Rows that the cache took in.")
       .def_ro("cache_bytes", &StoreStats::cache_bytes,
               "Bytes of the cache's rows and counts; at most what it was given.")
+      .def_ro("updates", &StoreStats::updates, "Calls of apply_update.")
+      .def_ro("updated_rows", &StoreStats::updated_rows, "Rows that they wrote.")
+      .def_ro("held_rows", &StoreStats::held_rows,
+              "Updated rows that are held in memory before the pages and the cores that have them otherwise.")
+      .def_ro("held_bytes", &StoreStats::held_bytes, "Bytes that these take.")
       .def_ro("dram_bytes", &StoreStats::dram_bytes,
-              "Bytes of rows, cores, indices, cache and the copies of strategies and of cores in DRAM.")
+              "Bytes of rows, cores, indices, cache, held rows and the copies of strategies and of cores in "
+              "DRAM.")
       .def_ro("io_backend", &StoreStats::io_backend, "'io_uring' or 'pread'; 'none' without SSD bands.")
       .def_ro("direct_io", &StoreStats::direct_io,
               "False when the file system of some band refused O_DIRECT: reads go through the page cache.")
@@ -306,7 +242,7 @@ void bind_row_store(nb::module_& module) {
            "and\n"
            "RuntimeError when it was called before.");
 
-  nb::class_<RowStore>(
+  nb::class_<RowStore> store(
       module, "RowStore",
       "Rows of huge tables by id, wherever they live: DRAM, tensor-train cores, SSD pages.\n\n"
       "io: 'auto' (io_uring where the system lets us use it, else pread), 'io_uring' or 'pread'. "
@@ -319,7 +255,8 @@ void bind_row_store(nb::module_& module) {
       "('order', slots uint32) (the last band, its slots in another order), "
       "('bitmap', bits uint64, directory uint32) or ('hash', keys int64, slots uint32) as in docs/format.md. "
       "Arrays\n"
-      "are kept alive, not copied; they must not change. Calls may come from several threads.")
+      "are kept alive, not copied; they must not change. Calls may come from several threads.");
+  store
       .def(nb::init<const std::string&, int, int, std::int64_t, const std::string&>(), nb::arg("io") = "auto",
            nb::arg("queue_depth") = kDefaultQueueDepth, nb::arg("threads") = 0, nb::arg("cache_bytes") = 0,
            nb::arg("cache_policy") = "sketch")
@@ -408,6 +345,7 @@ void bind_row_store(nb::module_& module) {
       .def_prop_ro("num_tables", &RowStore::num_tables, nb::call_guard<nb::gil_scoped_release>(), "Tables.")
       .def_prop_ro("total_dim", &RowStore::total_dim, nb::call_guard<nb::gil_scoped_release>(),
                    "Sum of the tables' embedding dimensions.");
+  bind_row_updates(module, store);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "store/index.h"
 #include "store/page.h"
 #include "store/strategy.h"
+#include "store/updated_rows.h"
 
 namespace screc {
 
@@ -21,6 +22,12 @@ namespace screc {
 struct WrittenPages {
   NumberSet groups;           // page groups: slot / rows_per_page
   AlignedBuffer default_row;  // as the band holds its rows
+
+  // Copies the arrays of the set, which are somebody else's until then.
+  void own();
+
+ private:
+  AlignedBuffer first_, second_;
 };
 
 struct Band {
@@ -30,14 +37,22 @@ struct Band {
   std::int64_t num_rows;       // slots
   RowCodec codec;              // of the rows that are held or, from cores, rebuilt
   const std::byte* rows = {};  // kDram: [num_rows, codec.row_bytes()], owned by whoever added the band
+  std::byte* writable = {};    // the same where updates may write them
   std::unique_ptr<const TtCores> cores = {};  // kTt
   std::uint64_t number = 0;                   // kTt, kSsd: among the bands of this kind in the store
 
   // kSsd
-  std::unique_ptr<const PageFile> file = {};
+  std::shared_ptr<const PageFile> file = {};
   PageGeometry geometry = {};
   PageOwner owner = {};
-  std::unique_ptr<const WrittenPages> written = {};  // null: all pages were
+  std::shared_ptr<const WrittenPages> written = {};  // null: all pages were
+
+  // kTt, kSsd: rows that take the place of these; null until there are some.
+  std::unique_ptr<UpdatedRows> updated = {};
+
+  const std::byte* updated_row(std::int64_t slot) const {
+    return updated == nullptr ? nullptr : updated->find(slot);
+  }
 
   // The row of a slot whose page was never written; null where it was.
   const std::byte* default_row(std::int64_t slot) const {
@@ -47,6 +62,9 @@ struct Band {
     return held ? nullptr : written->default_row.as<std::byte>();
   }
 };
+
+// Reads and checks the size, and the first and the last page that an SSD band has. Throws IoError.
+void check_pages_of(const Band& band);
 
 struct Table {
   std::int64_t num_embeddings;
@@ -70,6 +88,8 @@ struct Table {
     const bool one = bands.size() == 1 && bands[0].kind == Band::Kind::kDram;
     return one && std::holds_alternative<IdentityIndex>(bands[0].index) ? bands[0].rows : nullptr;
   }
+  // The same with its rows' codec; `rows` is null where it is not one array.
+  RowArray array() const { return {whole(), num_embeddings, codec}; }
   // To be called when a band was added.
   void choose_codec() {
     codec = bands[0].codec;

@@ -14,23 +14,30 @@ std::string text(int64_t value) { return std::to_string(value); }
   throw std::invalid_argument("mapping: table " + std::to_string(table) + " " + why);
 }
 
-// Columns [first, first + count) of the array's rows, side by side at `place`. Codes keep their rows' scales.
-RowArray take_columns(const RowArray& array, int64_t first, int64_t count, std::byte* place) {
-  RowArray part = array;
-  part.codec.dim = count;
-  part.whole_dim = array.codec.dim;
-  part.rows = place;
+// Columns from `first` on of rows [row, row + count) of the array, as `part` has them, to `place`, where the
+// part's rows begin. Codes keep their rows' scales.
+void copy_columns(const RowArray& array, const RowArray& part, int64_t first, int64_t row, int64_t count,
+                  std::byte* place) {
   RowCodec before = array.codec;
   before.dim = first;
   const int64_t header = array.codec.header_bytes();
   const int64_t from_bytes = array.codec.row_bytes(), to_bytes = part.codec.row_bytes();
   const int64_t skipped = before.row_bytes() - header;
-  for (int64_t row = 0; row < array.num_rows; ++row) {
+  for (const int64_t end = row + count; row < end; ++row) {
     const std::byte* from = array.rows + row * from_bytes;
     std::byte* to = place + row * to_bytes;
     std::memcpy(to, from, static_cast<size_t>(header));
     std::memcpy(to + header, from + header + skipped, static_cast<size_t>(to_bytes - header));
   }
+}
+
+// Columns [first, first + count) of the array's rows, side by side at `place`.
+RowArray take_columns(const RowArray& array, int64_t first, int64_t count, std::byte* place) {
+  RowArray part = array;
+  part.codec.dim = count;
+  part.whole_dim = array.codec.dim;
+  part.rows = place;
+  copy_columns(array, part, first, 0, array.num_rows, place);
   return part;
 }
 
@@ -94,6 +101,19 @@ CoreTables::CoreTables(const std::vector<Member>& tables, int num_threads) {
   for (size_t number = 0; number < tables.size(); ++number) check(number, tables[number], num_threads);
   for (int core = kNobody; core < num_threads; ++core) add_parts(tables, core);
   for (const Member& member : tables) whole_.push_back(member.array.rows != nullptr);
+}
+
+void CoreTables::refresh(int table, const RowArray& array, int64_t first_column, int64_t row) {
+  for (const Part& part : parts_) {
+    if (part.table != table) continue;
+    const RowArray& held = part.rows.array;
+    if (held.whole_dim == 0) {
+      refresh_row(part.rows, array, row);
+    } else {
+      copy_columns(array, held, part.first_column - first_column, row, 1,
+                   const_cast<std::byte*>(held.rows));  // in an arena of ours
+    }
+  }
 }
 
 void CoreTables::add_parts(const std::vector<Member>& tables, int core) {

@@ -65,6 +65,8 @@ class CoreTables {
   bool has_parts(size_t table) const { return whole_[table]; }
   bool has_all_parts() const { return std::find(whole_.begin(), whole_.end(), false) == whole_.end(); }
   int64_t bytes() const { return bytes_; }
+  // A row of a table's array has changed; the table's columns begin at `first_column` of all.
+  void refresh(int table, const RowArray& array, int64_t first_column, int64_t row);
 
  private:
   // Appends the core's parts, or those of kNobody.

@@ -1,6 +1,7 @@
 #include "store/lookup.h"
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -150,7 +151,7 @@ void Lookup::prepare(std::vector<Segment>& segments) {
   }
   for (Worker& worker : workers_) {
     worker.wanted.clear();
-    worker.dram_rows = worker.tt_rows = 0;
+    worker.dram_rows = worker.tt_rows = worker.updated_tt_rows = 0;
   }
   wanted_.clear();
   num_lookups_ = lookups;
@@ -179,9 +180,10 @@ void Lookup::resolve_band(const Segment& segment, const Band& band, std::int64_t
       break;
     }
     case Band::Kind::kTt:
+      worker.tt_rows += found;
+      if (band.updated != nullptr) found = take_updated(band, base, found, worker);
       tt_.add(static_cast<int>(&worker - workers_.data()), band.number, worker.slots, first, worker.found,
               found);
-      worker.tt_rows += found;
       break;
     case Band::Kind::kSsd:
       for (std::int64_t i = 0; i < found; ++i) {
@@ -189,6 +191,27 @@ void Lookup::resolve_band(const Segment& segment, const Band& band, std::int64_t
       }
       break;
   }
+}
+
+std::int64_t Lookup::take_updated(const Band& band, std::int64_t base, std::int64_t found, Worker& worker) {
+  const std::int64_t dim = band.codec.dim;
+  if (band.updated->is_large()) {
+    for (std::int64_t i = 0; i < found; ++i) band.updated->prefetch(worker.slots[i]);
+  }
+  std::int64_t left = 0;
+  for (std::int64_t i = 0; i < found; ++i) {
+    if (const std::byte* const row = band.updated->find(worker.slots[i])) {
+      // Copied, for it may be updated again before finish().
+      float* const target = arena_.take(dim);
+      std::memcpy(target, row, static_cast<std::size_t>(dim) * sizeof(float));
+      rows_[static_cast<std::size_t>(base + worker.found[i])] = target;
+      continue;
+    }
+    worker.slots[left] = worker.slots[i];
+    worker.found[left++] = worker.found[i];
+  }
+  worker.updated_tt_rows += found - left;
+  return left;
 }
 
 // Look-ups [first, first + count) of the segment, at most kPiece.
@@ -422,6 +445,7 @@ LookupCounts Lookup::finish(const std::vector<Segment>& segments, const SsdBands
   for (const Worker& worker : workers_) {
     counts.dram_rows += worker.dram_rows;
     counts.tt_rows += worker.tt_rows;
+    counts.updated_tt_rows += worker.updated_tt_rows;
   }
   if (!wanted_.empty()) {
     counts.ssd_rows = static_cast<std::int64_t>(wanted_.size());

@@ -17,6 +17,7 @@ namespace screc {
 
 struct LookupCounts {
   std::int64_t lookups = 0, dram_rows = 0, tt_rows = 0, ssd_rows = 0;
+  std::int64_t updated_tt_rows = 0;  // of tt_rows, those that were updated
   SsdCounts ssd = {};
 };
 
@@ -85,7 +86,7 @@ class Lookup {
     std::int32_t open[kPiece], found[kPiece];
     const void* encoded[kPiece];
     std::vector<WantedRow> wanted;
-    std::int64_t dram_rows, tt_rows;
+    std::int64_t dram_rows, tt_rows, updated_tt_rows;
   };
 
   void prepare(std::vector<Segment>& segments);
@@ -100,6 +101,9 @@ class Lookup {
   void resolve(const Segment& segment, std::int64_t first, std::int64_t count, Worker& worker);
   void resolve_band(const Segment& segment, const Band& band, std::int64_t first, std::int64_t found,
                     Worker& worker);
+  // Takes the look-ups of updated rows out of the `found` ones of a band of cores, the first of which has row
+  // pointer `base`; returns how many are left.
+  std::int64_t take_updated(const Band& band, std::int64_t base, std::int64_t found, Worker& worker);
   // Rebuilds the rows of cores that wait, and pools the segments that wait for nothing else.
   void rebuild(const std::vector<Segment>& segments);
   // Makes the rows fetched from SSD what their tables pool.

@@ -150,4 +150,9 @@ bool LruCache::offer(std::uint64_t key, const std::byte* data) {
   return true;
 }
 
+void LruCache::refresh(std::uint64_t key, const std::byte* data) {
+  const Entry entry = find(hash_of(key), key);
+  if (entry != kNone) std::memcpy(row(entry), data, static_cast<std::size_t>(row_bytes_));
+}
+
 }  // namespace screc

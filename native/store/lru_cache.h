@@ -21,6 +21,7 @@ class LruCache final : public CachedRows {
   void prefetch(std::uint64_t key, int stage) const override;
   const std::byte* access(std::uint64_t key) override;
   bool offer(std::uint64_t key, const std::byte* data) override;
+  void refresh(std::uint64_t key, const std::byte* data) override;
 
  private:
   using Entry = std::uint32_t;

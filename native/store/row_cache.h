@@ -39,6 +39,8 @@ class CachedRows {
   virtual const std::byte* access(std::uint64_t key) = 0;
   // Offers a row that access() did not find. True when it is now held and was not before.
   virtual bool offer(std::uint64_t key, const std::byte* row) = 0;
+  // Replaces what is held of the row, if it is; no access.
+  virtual void refresh(std::uint64_t key, const std::byte* row) = 0;
 
  protected:
   static void prefetch_row(const std::byte* row, std::int64_t row_bytes) {
@@ -71,6 +73,9 @@ class RowCache {
   bool offer(std::uint64_t band, std::uint64_t key, const std::byte* row) {
     CachedRows* const part = parts_[band];
     return part != nullptr && part->offer(key, row);
+  }
+  void refresh(std::uint64_t band, std::uint64_t key, const std::byte* row) {
+    if (CachedRows* const part = parts_[band]) part->refresh(key, row);
   }
 
  private:

@@ -16,8 +16,6 @@ int64_t bytes_of(const BandIndex& index) {
   return std::visit([](const auto& form) { return form.bytes(); }, index);
 }
 
-RowArray row_array(const Table& table) { return {table.whole(), table.num_embeddings, table.codec}; }
-
 // Of a scale and bias that all rows share.
 int64_t shared_bytes(const RowCodec& codec) {
   return codec.own_scale ? 0 : static_cast<int64_t>(sizeof(RowScale));
@@ -33,10 +31,18 @@ int64_t rebuild_flops(const std::vector<TtCoreView>& cores) {
   return flops;
 }
 
-// Reads and checks the first and the last page that a band has.
-void check_outer_pages(const Band& band) {
+}  // namespace
+
+void check_pages_of(const Band& band) {
   const PageGeometry& geometry = band.geometry;
-  int64_t first = 0, last = geometry.num_pages(band.num_rows) - 1;
+  const int64_t pages = geometry.num_pages(band.num_rows);
+  if (band.file->num_pages() != pages) {
+    throw IoError("file " + band.file->path() + " has " + text(band.file->num_pages()) + " pages, " +
+                  text(band.num_rows) + " rows of " + text(geometry.row_bytes) + " bytes (table " +
+                  std::to_string(band.owner.table) + ", band " + std::to_string(band.owner.band) + ") take " +
+                  text(pages));
+  }
+  int64_t first = 0, last = pages - 1;
   if (band.written != nullptr) {
     const int64_t groups = (last + 1) / geometry.pages_per_row;
     if (checked_size(band.written->groups, groups) == 0) return;
@@ -51,8 +57,6 @@ void check_outer_pages(const Band& band) {
                band.file->path());
   }
 }
-
-}  // namespace
 
 RowStore::RowStore(const std::string& io, int queue_depth, int num_threads, int64_t cache_bytes,
                    const std::string& cache_policy)
@@ -82,7 +86,7 @@ int RowStore::add_table(int64_t num_embeddings, int64_t embedding_dim, bool mean
   if (embedding_dim < 1 || embedding_dim > int64_t{1} << 20) {
     throw std::invalid_argument("embedding_dim: must be from 1 to 2^20, got " + text(embedding_dim));
   }
-  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  std::unique_lock<WriterFirstMutex> lock(tables_mutex_);
   if (!core_tables_.empty()) {
     throw std::invalid_argument("table: the mapping has none more; take it off before a table is added");
   }
@@ -132,7 +136,7 @@ void RowStore::append(int table, Band band, int64_t bytes) {
 
 void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, const RowCodec& codec,
                              const BandIndex& index) {
-  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  std::unique_lock<WriterFirstMutex> lock(tables_mutex_);
   const Table& owner = open_table(table);
   const int64_t expected = checked_rows(index, owner.num_embeddings);
   if (num_rows != expected || codec.dim != owner.dim) {
@@ -151,12 +155,12 @@ void RowStore::add_dram_band(int table, const void* rows, int64_t num_rows, cons
 }
 
 Strategy RowStore::strategy(int table) const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return checked_table(table).strategy.strategy();
 }
 
 void RowStore::set_strategy(int number, Strategy strategy) {
-  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  std::unique_lock<WriterFirstMutex> lock(tables_mutex_);
   const Table& table = checked_table(number);
   check_closed(number);
   if (table.whole() == nullptr) {
@@ -165,7 +169,7 @@ void RowStore::set_strategy(int number, Strategy strategy) {
                                 "' is for tables whose only band is rows in DRAM; table " + text(number) +
                                 " has other bands: use 'gather'");
   }
-  check_strategy(row_array(table), strategy, StrategyArrays::kMaxPrivateBytes);
+  check_strategy(table.array(), strategy, StrategyArrays::kMaxPrivateBytes);
   apply_strategies(number, strategy);
 }
 
@@ -175,7 +179,7 @@ void RowStore::apply_strategies(int changed, Strategy strategy) {
     Table& table = *tables_[number];
     if (!table.closed || table.whole() == nullptr) continue;
     const bool change = static_cast<int>(number) == changed;
-    members.push_back({row_array(table), change ? strategy : table.strategy.strategy(), &table.strategy});
+    members.push_back({table.array(), change ? strategy : table.strategy.strategy(), &table.strategy});
   }
   const int64_t before = strategy_arrays_.bytes();
   strategy_arrays_.build(members, threads_.num_threads());
@@ -184,7 +188,7 @@ void RowStore::apply_strategies(int changed, Strategy strategy) {
 }
 
 void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, const BandIndex& index) {
-  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  std::unique_lock<WriterFirstMutex> lock(tables_mutex_);
   Table& owner = open_table(table);
   const int64_t expected = checked_rows(index, owner.num_embeddings);
   auto copy = std::make_unique<const TtCores>(cores);
@@ -208,7 +212,7 @@ void RowStore::add_tt_band(int table, const std::vector<TtCoreView>& cores, cons
 
 void RowStore::add_ssd_band(int table, const std::string& path, int number, const RowCodec& codec,
                             const BandIndex& index, std::unique_ptr<const WrittenPages> sparse) {
-  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  std::unique_lock<WriterFirstMutex> lock(tables_mutex_);
   Table& owner = open_table(table);
   if (number < 0) throw std::invalid_argument("band: must not be negative, got " + text(number));
   if (codec.dim != owner.dim) {
@@ -221,13 +225,7 @@ void RowStore::add_ssd_band(int table, const std::string& path, int number, cons
   band.number = ssd_.bands.size();
   band.file = std::make_unique<const PageFile>(path);
   band.written = std::move(sparse);
-  const int64_t pages = band.geometry.num_pages(band.num_rows);
-  if (band.file->num_pages() != pages) {
-    throw IoError("file " + path + " has " + text(band.file->num_pages()) + " pages, " + text(band.num_rows) +
-                  " rows of " + text(band.geometry.row_bytes) + " bytes (table " + text(table) + ", band " +
-                  text(number) + ") take " + text(pages));
-  }
-  check_outer_pages(band);
+  check_pages_of(band);
   if (ssd_.bands.empty()) choose_io();
   const bool direct = band.file->direct();
   int64_t bytes = shared_bytes(codec);
@@ -264,7 +262,7 @@ void RowStore::make_cache() {
 }
 
 void RowStore::set_mapping(const std::vector<TableCores>& mapping) {
-  std::unique_lock<std::shared_mutex> lock(tables_mutex_);
+  std::unique_lock<WriterFirstMutex> lock(tables_mutex_);
   CoreTables made;
   if (!mapping.empty()) {
     if (mapping.size() != tables_.size()) {
@@ -274,7 +272,7 @@ void RowStore::set_mapping(const std::vector<TableCores>& mapping) {
     std::vector<CoreTables::Member> members;
     for (size_t number = 0; number < tables_.size(); ++number) {
       check_closed(static_cast<int>(number));
-      members.push_back({row_array(*tables_[number]), tables_[number]->dim, &mapping[number]});
+      members.push_back({tables_[number]->array(), tables_[number]->dim, &mapping[number]});
     }
     made = CoreTables(members, threads_.num_threads());
   }
@@ -286,38 +284,38 @@ void RowStore::set_mapping(const std::vector<TableCores>& mapping) {
 }
 
 bool RowStore::has_mapping() const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return !core_tables_.empty();
 }
 
 int RowStore::num_tables() const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return static_cast<int>(tables_.size());
 }
 
 bool RowStore::reads_ssd() const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return !ssd_.bands.empty();
 }
 
 bool RowStore::rows_in_dram() const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return std::all_of(tables_.begin(), tables_.end(),
                      [](const auto& table) { return !table->has_ssd && !table->has_tt; });
 }
 
 int64_t RowStore::num_embeddings(int table) const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return checked_table(table).num_embeddings;
 }
 
 int64_t RowStore::embedding_dim(int table) const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return checked_table(table).dim;
 }
 
 int64_t RowStore::total_dim() const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   int64_t total = 0;
   for (const auto& table : tables_) total += table->dim;
   return total;
@@ -452,7 +450,7 @@ void RowStore::lookup_part(const CoreTables::Part& part, const LookupRequest& re
 }
 
 bool RowStore::has_all_parts() const {
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   return !core_tables_.empty() && core_tables_.has_all_parts();
 }
 
@@ -489,7 +487,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
                       int64_t sample_stride, DataFlow flow) {
   if (lookup_few(request, first, count, out, sample_stride, flow)) return;
   const InUse context(contexts_, false);
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   context->lookup.use(threads_);
   set_up(*context, request, first, count, out, sample_stride, flow);
   while (context->count > 0) {
@@ -501,7 +499,7 @@ void RowStore::lookup(const LookupRequest& request, int64_t first, int64_t count
 bool RowStore::lookup_few(const LookupRequest& request, int64_t first, int64_t count, float* out,
                           int64_t sample_stride, DataFlow flow) {
   if (request.num_ids > Lookup::kFew || flow != DataFlow::kSymmetric) return false;
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   if (!all_whole_) return false;
   check_request(request, first, count);
   const int num_tables = static_cast<int>(tables_.size());
@@ -548,7 +546,7 @@ Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t coun
 Ticket RowStore::begin(const LookupRequest& request, int64_t first, int64_t count, float* out,
                        int64_t sample_stride, DataFlow flow, ThreadPool& threads) {
   InUse context(contexts_, true);
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   context->lookup.use(threads);
   set_up(*context, request, first, count, out, sample_stride, flow);
   begin_part(*context);
@@ -580,7 +578,7 @@ void Ticket::finish() {
   LookupContext* const taken = take();
   if (taken == nullptr) throw std::runtime_error("ticket: its look-up is finished already");
   const InUse context(store_.contexts_, *taken);
-  std::shared_lock<std::shared_mutex> lock(store_.tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(store_.tables_mutex_);
   store_.finish_part(*context);
   while (context->count > 0) {
     store_.begin_part(*context);
@@ -590,7 +588,7 @@ void Ticket::finish() {
 
 void RowStore::gather(int number, const int64_t* ids, int64_t n, float* out) {
   const InUse context(contexts_, false);
-  std::shared_lock<std::shared_mutex> lock(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> lock(tables_mutex_);
   context->lookup.use(threads_);
   const Table& table = checked_table(number);
   check_closed(number);
@@ -615,6 +613,7 @@ void RowStore::count(const LookupCounts& counts) {
   stats_.tt_rows += counts.tt_rows;
   stats_.ssd_rows += counts.ssd_rows;
   stats_.default_rows += counts.ssd.default_rows;
+  stats_.updated_lookups += counts.ssd.updated_rows + counts.updated_tt_rows;
   stats_.page_requests += counts.ssd.page_requests;
   stats_.pages_read += counts.ssd.pages_read;
   stats_.bytes_read += counts.ssd.pages_read * kPageBytes;

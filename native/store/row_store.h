@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "base/writer_first_mutex.h"
 #include "io/page_reader.h"
 #include "store/band.h"
 #include "store/lookup_contexts.h"
@@ -24,16 +25,19 @@ namespace screc {
 struct StoreStats {
   int64_t lookups;
   int64_t dram_rows, tt_rows, ssd_rows;  // look-ups that ended in each kind of band
-  int64_t default_rows;   // of ssd_rows, those whose page was never written: nothing is read for them
-  int64_t page_requests;  // pages that the others needed, before each is read once per call
+  int64_t default_rows;     // of ssd_rows, those whose page was never written: nothing is read for them
+  int64_t updated_lookups;  // of ssd_rows and tt_rows, those of rows held for an update: likewise
+  int64_t page_requests;    // pages that the others on SSD needed, before each is read once per call
   int64_t pages_read;
   int64_t bytes_read;
   int64_t cache_hits, cache_misses;  // rows of which the cache held, and did not hold, a copy
   int64_t cache_admissions;          // rows that it took in
   int64_t cache_bytes;               // its rows and counts; at most what it was given
-  int64_t dram_bytes;                // rows, cores, indices, cache_bytes, copies of strategies and of cores
-  std::string io_backend;            // "io_uring" or "pread"; "none" without SSD bands
-  bool direct_io;                    // false when some file is read through the page cache
+  int64_t updates, updated_rows;     // since the store was made: RowStore::apply and the rows of these
+  int64_t held_rows, held_bytes;     // rows that stand before pages and cores, and the memory they take
+  int64_t dram_bytes;      // rows, cores, indices, cache_bytes, held_bytes, copies of strategies and of cores
+  std::string io_backend;  // "io_uring" or "pread"; "none" without SSD bands
+  bool direct_io;          // false when some file is read through the page cache
   int queue_depth;
   int num_threads;
 };
@@ -61,6 +65,19 @@ class Ticket {
 
   RowStore& store_;
   std::atomic<LookupContext*> context_;
+};
+
+// New rows for ids of one table, encoded as their bands hold rows.
+struct RowUpdate {
+  struct Change {
+    Band* band;
+    int64_t slot, id;
+    int64_t offset;  // of the row in `rows`
+  };
+  int table;
+  std::vector<Change> changes;
+  std::vector<std::byte> rows;
+  int64_t held_bytes = 0;  // that it may add to StoreStats::held_bytes, at most
 };
 
 class RowStore {  // all methods are thread-safe
@@ -116,8 +133,8 @@ class RowStore {  // all methods are thread-safe
               DataFlow flow = DataFlow::kSymmetric);
   // Keeps the tables as they are while it lives: for lookup_alone and prefetch, on whatever threads. To be
   // taken before a loop of threads() begins, as lookup() does.
-  std::shared_lock<std::shared_mutex> hold_tables() const {
-    return std::shared_lock<std::shared_mutex>(tables_mutex_);
+  std::shared_lock<WriterFirstMutex> hold_tables() const {
+    return std::shared_lock<WriterFirstMutex>(tables_mutex_);
   }
   // As lookup(), on the calling thread alone, which works as number `thread` of threads() in a context of its
   // own: it waits for no other look-up.
@@ -150,12 +167,42 @@ class RowStore {  // all methods are thread-safe
   // Rows ids[0..n) of one table into out [n, dim].
   void gather(int table, const int64_t* ids, int64_t n, float* out);
 
+  // Updates (row_updates.cc). A row in DRAM is written in its place, in an array that allow_updates() names;
+  // one of a tensor train or on SSD is held beside its band and stands before it.
+
+  // `rows`: those that the band was added with. Throws std::invalid_argument.
+  void allow_updates(int table, int band, void* rows);
+  // Throws std::invalid_argument naming the position in `ids` or `rows` [n, dim] for an id outside the table,
+  // a value that is not finite or that the row's format cannot hold, and for a band in DRAM that may not be
+  // written. Changes nothing.
+  RowUpdate prepare_update(int table, const int64_t* ids, int64_t n, const float* rows);
+  // Look-ups that begin later see the new rows, those in progress the old or the new of each; of an id that
+  // is in the update twice, the last. Returns the update's stamp: 1 and up.
+  std::uint64_t apply(const RowUpdate& update);
+  std::uint64_t last_stamp() const { return last_stamp_.load(); }
+  // The held rows of a band written by updates up to `stamp`, in the order of their slots.
+  struct HeldRows {
+    std::vector<int64_t> slots, ids;
+    std::vector<unsigned char> rows;
+    RowCodec codec;
+  };
+  HeldRows held_rows(int table, int band, std::uint64_t stamp) const;
+  // The band's pages are in another file, checked as add_ssd_band does, which has the held rows written by
+  // updates up to `stamp`: these are held no longer. Look-ups in progress read the file before. Where pages
+  // were not written, `sparse` says which are, as for add_ssd_band; its arrays must outlive the
+  // store.
+  void replace_pages(int table, int band, const std::string& path, std::uint64_t stamp,
+                     std::unique_ptr<const WrittenPages> sparse);
+
   StoreStats stats() const;
 
  private:
   Table& open_table(int table);
   const Table& checked_table(int table) const;
   void check_closed(int table) const;
+  Band& checked_band(int table, int band, const char* argument);
+  // Of bytes in DRAM; the argument is the difference.
+  void count_held(int64_t rows, int64_t bytes);
   void append(int table, Band band, int64_t bytes);
   // Makes what the strategies of all tables need; table `changed` gets a new one.
   void apply_strategies(int changed = -1, Strategy strategy = Strategy::kGather);
@@ -193,7 +240,7 @@ class RowStore {  // all methods are thread-safe
 
   const int64_t cache_bytes_;
   const CachePolicy cache_policy_;
-  mutable std::shared_mutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
+  mutable WriterFirstMutex tables_mutex_;  // building excludes look-ups; guards all down to ssd_
   std::vector<std::unique_ptr<Table>> tables_;
   bool all_whole_ = false;  // every table is complete and one array in DRAM
   StrategyArrays strategy_arrays_;
@@ -201,6 +248,8 @@ class RowStore {  // all methods are thread-safe
   SsdBands ssd_;
   std::uint64_t num_tt_bands_ = 0;
   LookupContexts contexts_;
+  std::mutex updates_mutex_;  // one update is applied at a time; locked before all others
+  std::atomic<std::uint64_t> last_stamp_{0};
 
   // Statistics do not wait for look-ups.
   mutable std::mutex stats_mutex_;

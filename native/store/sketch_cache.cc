@@ -139,4 +139,11 @@ bool SketchCache::offer(std::uint64_t key, const std::byte* data) {
   return true;
 }
 
+void SketchCache::refresh(std::uint64_t key, const std::byte* data) {
+  Set& set = set_of(hash_of(key));
+  for (int way = 0; way < kWays; ++way) {
+    if (set.keys[way] == key + 1) std::memcpy(row(set, way), data, static_cast<std::size_t>(row_bytes_));
+  }
+}
+
 }  // namespace screc

@@ -32,6 +32,7 @@ class SketchCache final : public CachedRows {
   void prefetch(std::uint64_t key, int stage) const override;
   const std::byte* access(std::uint64_t key) override;
   bool offer(std::uint64_t key, const std::byte* data) override;
+  void refresh(std::uint64_t key, const std::byte* data) override;
 
  private:
   // Two cache lines. Candidates stand in the order of their arrival.

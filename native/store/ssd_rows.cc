@@ -32,22 +32,30 @@ void SsdRows::place(const SsdBands& ssd, const std::vector<WantedRow>& wanted, c
   }
   auto* next = arena_.as<std::byte>();
   const std::byte* row = nullptr;
-  bool stored = false;
+  std::int64_t* count = nullptr;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const Band& band = *ssd.bands[band_of(wanted[i].key)];
     if (i == 0 || wanted[i].key != wanted[i - 1].key) {
-      row = band.default_row(slot_of(wanted[i].key));
-      stored = row == nullptr;
-      if (stored) {
-        rows_.push_back({wanted[i].key, next});
+      const std::int64_t slot = slot_of(wanted[i].key), row_bytes = band.geometry.row_bytes;
+      if (const std::byte* const updated = band.updated_row(slot)) {
+        // Copied, for it may be updated again before finish().
+        std::memcpy(next, updated, static_cast<std::size_t>(row_bytes));
+        count = &counts_.updated_rows;
         row = next;
-        next += padded(band.geometry.row_bytes);
+        next += padded(row_bytes);
+      } else if (row = band.default_row(slot); row != nullptr) {
+        count = &counts_.default_rows;
+      } else {
+        rows_.push_back({wanted[i].key, next});
+        count = nullptr;
+        row = next;
+        next += padded(row_bytes);
       }
     }
-    if (stored) {
+    if (count == nullptr) {
       counts_.page_requests += band.geometry.pages_per_row;
     } else {
-      ++counts_.default_rows;
+      ++*count;
     }
     pointers[wanted[i].position] = row;
   }
@@ -100,7 +108,8 @@ void SsdRows::page_read(std::int64_t index, const unsigned char* data) {
   const PageGeometry& geometry = band.geometry;
   const std::int64_t number = requests_[static_cast<std::size_t>(index)].page;
   const std::int64_t used = geometry.used(band.num_rows, number);
-  check_page(data, band.owner, number, used, band.file->path());
+  // The band may have another file by now.
+  check_page(data, band.owner, number, used, requests_[static_cast<std::size_t>(index)].file->path());
   const unsigned char* payload = data + kPageHeaderBytes;
   if (geometry.pages_per_row > 1) {
     const std::int64_t part = number % geometry.pages_per_row;
@@ -128,13 +137,16 @@ void SsdRows::begin(PageReader& reader, SsdBands& ssd, std::vector<WantedRow>& w
   counts_.pages_read = static_cast<std::int64_t>(requests_.size());
   reader.start(requests_.data(), counts_.pages_read, *this);
   ssd_ = &ssd;
+  in_use_ = ssd.pages;
   reader_ = &reader;
 }
 
 void SsdRows::finish() {
   if (reader_ == nullptr) return;
+  const auto in_use = std::exchange(in_use_, nullptr);
   std::exchange(reader_, nullptr)->finish();
-  if (ssd_->cache.bytes() == 0) return;
+  // Rows of pages that have been replaced meanwhile may be old.
+  if (ssd_->cache.bytes() == 0 || in_use != ssd_->pages) return;
   std::lock_guard<std::mutex> lock(ssd_->cache_mutex);
   for (const Row& row : rows_) {
     counts_.cache_admissions += ssd_->cache.offer(band_of(row.key), row.key, row.target);
@@ -143,6 +155,7 @@ void SsdRows::finish() {
 
 void SsdRows::abandon() noexcept {
   if (reader_ != nullptr) std::exchange(reader_, nullptr)->abandon();
+  in_use_ = nullptr;
 }
 
 }  // namespace screc

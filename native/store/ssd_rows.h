@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -27,15 +28,23 @@ struct WantedRow {
   std::int64_t position;  // of the look-up among those of the call
 };
 
+// What look-ups in flight may still read when the pages of a band have been replaced.
+struct PagesInUse {
+  std::vector<std::shared_ptr<const void>> retired;
+};
+
 // The SSD bands of a store and their cache.
 struct SsdBands {
   std::vector<const Band*> bands;  // by number
   std::mutex cache_mutex;          // calls of several threads share the cache
   RowCache cache;
+  // Another one once the pages of a band are replaced; the one before holds what was replaced.
+  std::shared_ptr<PagesInUse> pages = std::make_shared<PagesInUse>();
 };
 
 struct SsdCounts {
   std::int64_t default_rows = 0;   // look-ups of rows whose page was never written
+  std::int64_t updated_rows = 0;   // look-ups of rows that were updated
   std::int64_t page_requests = 0;  // pages of all other look-ups
   std::int64_t pages_read = 0;
   std::int64_t cache_hits = 0, cache_misses = 0;  // distinct rows
@@ -91,6 +100,7 @@ class SsdRows final : private PageSink {
   AlignedBuffer arena_;
   SsdCounts counts_;
   SsdBands* ssd_ = nullptr;
+  std::shared_ptr<PagesInUse> in_use_;
   PageReader* reader_ = nullptr;  // between begin() and finish()
 };
 

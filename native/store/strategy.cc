@@ -104,6 +104,19 @@ StrategyRows make_strategy_rows(const RowArray& array, Strategy strategy, std::b
   return made;
 }
 
+void refresh_row(const StrategyRows& made, const RowArray& array, int64_t row) {
+  const int64_t row_bytes = array.codec.row_bytes(), dim = array.codec.dim;
+  if (made.array.rows != array.rows) {
+    // The copy is StrategyArrays' or CoreTables' own.
+    std::memcpy(const_cast<std::byte*>(made.array.rows) + row * row_bytes, array.rows + row * row_bytes,
+                static_cast<size_t>(row_bytes));
+  }
+  if (made.array.columns == nullptr) return;
+  auto* columns = const_cast<float*>(made.array.columns) + row;
+  const int64_t padded = RowArray::padded_rows(array.num_rows);
+  for (int64_t c = 0; c < dim; ++c) columns[c * padded] = array.fp32()[row * dim + c];
+}
+
 void StrategyArrays::build(const std::vector<Member>& members, int num_threads) {
   // Arena 0 is for all threads, the others for one each. Nothing changes until all is allocated.
   std::vector<AlignedBuffer> arenas;

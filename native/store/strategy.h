@@ -54,6 +54,9 @@ int64_t strategy_bytes(const RowArray& array, Strategy strategy);
 // Fills that memory from the array's rows.
 StrategyRows make_strategy_rows(const RowArray& array, Strategy strategy, std::byte* place);
 
+// Brings what was made of an array up to date where one of the array's rows has changed.
+void refresh_row(const StrategyRows& made, const RowArray& array, int64_t row);
+
 // The arrays that a table's strategy reads, one for every worker thread or one for all.
 class TableStrategy {
  public:
@@ -62,6 +65,10 @@ class TableStrategy {
   // copy.
   const StrategyRows& rows(int thread) const {
     return rows_[static_cast<size_t>(thread) < rows_.size() ? static_cast<size_t>(thread) : 0];
+  }
+  // A row of the shared array has changed.
+  void refresh(const RowArray& array, int64_t row) {
+    for (const StrategyRows& rows : rows_) refresh_row(rows, array, row);
   }
 
  private:

@@ -210,6 +210,12 @@ class StoreStats:
         """
 
     @property
+    def updated_lookups(self) -> int:
+        """
+        Of ssd_rows and tt_rows, look-ups of rows that are held for an update: nothing is read or rebuilt for them.
+        """
+
+    @property
     def page_requests(self) -> int:
         """
         4 KiB pages that the other look-ups on SSD needed, one by one; pages_read after each is read once per call.
@@ -243,9 +249,27 @@ class StoreStats:
         """Bytes of the cache's rows and counts; at most what it was given."""
 
     @property
+    def updates(self) -> int:
+        """Calls of apply_update."""
+
+    @property
+    def updated_rows(self) -> int:
+        """Rows that they wrote."""
+
+    @property
+    def held_rows(self) -> int:
+        """
+        Updated rows that are held in memory before the pages and the cores that have them otherwise.
+        """
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that these take."""
+
+    @property
     def dram_bytes(self) -> int:
         """
-        Bytes of rows, cores, indices, cache and the copies of strategies and of cores in DRAM.
+        Bytes of rows, cores, indices, cache, held rows and the copies of strategies and of cores in DRAM.
         """
 
     @property
@@ -377,6 +401,57 @@ class RowStore:
     @property
     def total_dim(self) -> int:
         """Sum of the tables' embedding dimensions."""
+
+    def allow_updates(self, table: int, band: int, rows: Annotated[NDArray, dict(device='cpu')]) -> None:
+        """
+        Lets updates write the rows of a band in DRAM: those that it was added with. Raises ValueError for others.
+        """
+
+    def prepare_update(self, table: int, ids: Annotated[NDArray, dict(device='cpu', writable=False)], rows: Annotated[NDArray, dict(device='cpu', writable=False)]) -> RowUpdate:
+        """
+        New rows (float32 [n, dim]) for ids (int64 [n]) of a table, encoded; nothing changes yet. Raises ValueError
+        naming the position of an id outside the table, of a value that is not finite or that the row's format cannot
+        hold, and for a band in DRAM that may not be written.
+        """
+
+    def apply_update(self, update: RowUpdate) -> int:
+        """
+        Look-ups that begin later see the new rows, those in progress the old or the new of each; of an id that is
+        in the update twice, the last. Rows in DRAM are written in their place, others are held before their pages
+        and cores. Returns the update's stamp: 1 and up.
+        """
+
+    @property
+    def last_stamp(self) -> int:
+        """Stamp of the last update that was applied; 0 before."""
+
+    def held_rows(self, table: int, band: int, stamp: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.uint8], dict(shape=(None,))]]:
+        """
+        (slots int64 [n], ids int64 [n], rows uint8 [n * row_bytes]) of the held rows of a band that updates up to
+        `stamp` wrote, in the order of their slots.
+        """
+
+    def replace_pages(self, table: int, band: int, path: str | os.PathLike, stamp: int, written: object | None = None, default_row: object | None = None) -> None:
+        """
+        Serves an SSD band from another file, which has the held rows of updates up to `stamp`: these are held no
+        longer. Look-ups in progress read the file before. written, default_row: as for add_ssd_band, of a sparse
+        band; copied. Raises OSError as add_ssd_band does; nothing has changed then.
+        """
+
+class RowUpdate:
+    """
+    New rows of one table, encoded as its bands hold rows (RowStore.prepare_update).
+    """
+
+    @property
+    def num_rows(self) -> int:
+        """Rows."""
+
+    @property
+    def held_bytes(self) -> int:
+        """
+        Bytes by which StoreStats.held_bytes may grow when it is applied, at most.
+        """
 
 def fill_pages(rows: Annotated[NDArray, dict(device='cpu', writable=False)], table: int, band: int, first_page: int, out: Annotated[NDArray, dict(device='cpu')]) -> None:
     """

@@ -71,7 +71,17 @@ FLAGS = {
             "deadline_ms",
             "drain_s",
         ),
-        *("token_file", "tls_cert", "tls_key", "max_request", "max_rows", "max_ids", "as_json"),
+        *(
+            "token_file",
+            "tls_cert",
+            "tls_key",
+            "max_request",
+            "max_rows",
+            "max_ids",
+            "updates",
+            "log",
+            "as_json",
+        ),
     },
     "load": {
         *("target", "model", "in_process", "rate", "find_max", "sla", "percentile", "seconds", "size"),

@@ -15,7 +15,7 @@ from screc.data.batch import Batch
 from screc.data.log import TableSpec
 from screc.serving.arithmetic import Arithmetic, stored_arithmetic
 from screc.serving.calibration import arithmetic_of, calibrate
-from screc.storage import Artifact, RowStore
+from screc.storage import Artifact, RowStore, UpdateOptions, UpdateStats
 from screc.storage.artifact import load_artifact
 from screc.storage.dense_precision import Precision, check_precision
 from screc.storage.mapping import DataFlow, TableCores, set_mapping
@@ -47,6 +47,7 @@ class Engine:
         tables: name, rows and pooling of every table, in the order of a batch's.
         num_dense: dense features of a sample.
         assets: the artifact's files for reading input (the feature encoder); None without an artifact.
+        rows: the tables as a row store, which updates them; None without an artifact.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Engine:
         self.tables = tuple(tables)
         self.num_dense: int = model["num_dense"]
         self.assets: Path | None = None
+        self.rows: RowStore | None = None
         self._native = _native.Engine(
             store,
             model["num_dense"],
@@ -102,6 +104,7 @@ class Engine:
         cache_bytes: int | None = None,
         cache_policy: CachePolicy | None = None,
         strategies: str | Mapping[str, str] = "gather",
+        updates: UpdateOptions | bool = False,
     ) -> Engine:
         """Open an artifact for serving, in the precision that it was packed for.
 
@@ -116,16 +119,18 @@ class Engine:
             cache_policy: which rows stay in it, as ``screc.storage.RowStore.open`` takes it; None takes the
                 plan's ("sketch" without a plan).
             strategies: how rows of small tables are fetched, as ``screc.storage.RowStore.open`` takes it.
+            updates: whether rows may be updated (:meth:`update`), as ``screc.storage.RowStore.open`` takes
+                it.
 
         Raises:
             FileNotFoundError: there is no artifact at ``path``.
             ValueError: the artifact is damaged (the message names the file) or is not a DLRM.
-            OSError: a page file is damaged or cannot be opened, or ``io`` is refused here.
+            OSError: a page file is damaged or cannot be opened, ``io`` is refused here, or another process
+                has opened the artifact for updates.
         """
 
         def load(artifact: Artifact) -> Engine:
-            plan = artifact.plan or {}
-            options = plan.get("options", {})
+            options = (artifact.plan or {}).get("options", {})
             store = RowStore.open(
                 artifact,
                 io=io,
@@ -134,23 +139,35 @@ class Engine:
                 cache_bytes=options.get("row_cache_bytes", 0) if cache_bytes is None else cache_bytes,
                 cache_policy=cache_policy or options.get("row_cache_policy", "sketch"),
                 strategies=strategies,
+                updates=updates,
             )
-            tables = [
-                TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)
-                for table in artifact.tables
-            ]
-            arithmetic = stored_arithmetic(artifact.precision, artifact.ranges())
-            engine = cls(artifact.model, artifact.dense(), store.native, tables, arithmetic=arithmetic)
-            engine.assets = artifact.assets
-            roles = _planned_roles(plan)
-            if roles is not None and threads == 0:
-                engine.roles = roles
-            mapping = _planned_mapping(plan, engine.num_threads)
-            if mapping and threads == 0:
-                engine.set_mapping(mapping)
-            return engine
+            try:
+                return cls._over(artifact, store, planned=threads == 0)
+            except BaseException:
+                store.close()
+                raise
 
         return load_artifact(path, load)
+
+    @classmethod
+    def _over(cls, artifact: Artifact, store: RowStore, *, planned: bool) -> Engine:
+        """The engine of an artifact whose rows are open; ``planned``: with the roles and the mapping of its
+        plan."""
+        tables = [
+            TableSpec(table.layout.table, table.layout.num_embeddings, table.pooling)
+            for table in artifact.tables
+        ]
+        arithmetic = stored_arithmetic(artifact.precision, artifact.ranges())
+        engine = cls(artifact.model, artifact.dense(), store.native, tables, arithmetic=arithmetic)
+        engine.assets, engine.rows = artifact.assets, store
+        plan = artifact.plan or {}
+        roles = _planned_roles(plan)
+        if roles is not None and planned:
+            engine.roles = roles
+        mapping = _planned_mapping(plan, engine.num_threads)
+        if mapping and planned:
+            engine.set_mapping(mapping)
+        return engine
 
     @classmethod
     def from_arrays(
@@ -213,8 +230,34 @@ class Engine:
             ValueError: a range does not fit its layer; the message names it.
         """
         engine = Engine(self._model, self._dense, self._store, self.tables, arithmetic=arithmetic)
-        engine.assets = self.assets
+        engine.assets, engine.rows = self.assets, self.rows
         return engine
+
+    def update(self, table: int | str, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Gives ids of one table new rows, which predictions that begin when it returns use.
+
+        Raises:
+            RuntimeError: the engine was not opened for updates.
+            and as ``screc.storage.RowStore.update``.
+        """
+        if self.rows is None:
+            raise RuntimeError("the engine has no artifact to update; use Engine.open(path, updates=True)")
+        self.rows.update(table, ids, rows)
+
+    def update_stats(self) -> UpdateStats | None:
+        """What updates have done since the engine was opened; None where it is not open for them."""
+        return None if self.rows is None else self.rows.update_stats()
+
+    def close(self) -> None:
+        """Ends updates, so that another process can make some; predictions go on. Needed for nothing else."""
+        if self.rows is not None:
+            self.rows.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Probability of each sample, float32 [B].

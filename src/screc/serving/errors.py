@@ -42,6 +42,12 @@ class NotFoundError(ServingError):
     status = 404
 
 
+class ConflictError(ServingError):
+    """The model, as it is loaded, cannot do this."""
+
+    status = 409
+
+
 class TooLargeError(ServingError):
     """Beyond a limit of the server, which the message names."""
 
@@ -76,6 +82,12 @@ class UnavailableError(ServingError):
     """The model is not loaded, or the server is stopping."""
 
     status = 503
+
+
+class NoRoomError(ServingError):
+    """A disk, or what is set aside for updates, is full."""
+
+    status = 507
 
 
 class DeadlineError(ServingError):

@@ -16,6 +16,7 @@ from screc.serving.engine import Engine
 from screc.serving.errors import BadRequestError, NotFoundError, ServingError, UnavailableError
 from screc.serving.signature import QueryLimits, Signature
 from screc.serving.split import choose_split
+from screc.storage import UpdateOptions
 from screc.storage.artifact import MANIFEST_FILE
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -35,6 +36,7 @@ class RepositoryConfig:
         tune_sla_s: what the 95th percentile of latencies is to keep to; the split of ``batching`` is then
             measured for each model when it is first loaded. None: it stays as it is.
         drain_s: most seconds that the requests of a model which goes are waited for.
+        updates: whether rows may be updated, as ``Engine.open`` takes it.
     """
 
     threads: int = 0
@@ -45,6 +47,7 @@ class RepositoryConfig:
     limits: QueryLimits = field(default_factory=QueryLimits)
     tune_sla_s: float | None = None
     drain_s: float = 30.0
+    updates: UpdateOptions | bool = False
 
 
 class Model:
@@ -188,6 +191,10 @@ class Repository:
             if chosen not in versions:
                 raise NotFoundError(f"model {name!r} has the versions {', '.join(versions)}, not {chosen!r}")
             path, config = versions[chosen], self.config
+            old = self._models.get(name)
+            if old is not None and old.path == path:
+                # An artifact has one writer at a time: the old model answers, and takes no updates.
+                await asyncio.to_thread(old.engine.close)
             try:
                 engine = await asyncio.to_thread(
                     Engine.open,
@@ -196,6 +203,7 @@ class Repository:
                     io=config.io,
                     queue_depth=config.queue_depth,
                     cache_bytes=config.cache_bytes,
+                    updates=config.updates,
                 )
             except (OSError, ValueError, KeyError, MemoryError) as error:
                 self._failures[name] = f"{type(error).__name__}: {error}"
@@ -205,6 +213,7 @@ class Repository:
                     _tuned, engine, config.batching, config.tune_sla_s
                 )
             if self._closed:
+                engine.close()
                 raise UnavailableError("the server is stopping")
             batching = self._batching.get(name, config.batching)
             model = Model(name, chosen, path, engine, replace(config, batching=batching))
@@ -212,6 +221,7 @@ class Repository:
             self._failures.pop(name, None)
             if old is not None:
                 await old.batching.close(config.drain_s)
+                await asyncio.to_thread(old.engine.close)
             return model
 
     async def unload(self, name: str) -> None:
@@ -225,6 +235,7 @@ class Repository:
             model = self._models.pop(name, None)
             if model is not None:
                 await model.batching.close(self.config.drain_s)
+                await asyncio.to_thread(model.engine.close)
 
     def index(self) -> list[dict[str, str]]:
         """The protocol's index: every model and version, and its state."""
@@ -251,6 +262,7 @@ class Repository:
         self._closed = True
         models = list(self._models.values())
         ended = await asyncio.gather(*(model.batching.close(self.config.drain_s) for model in models))
+        await asyncio.gather(*(asyncio.to_thread(model.engine.close) for model in models))
         self._models.clear()
         return all(ended)
 

@@ -12,6 +12,8 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from screc import __version__
+from screc.serving.access_log import RequestIds
+from screc.serving.dashboard import DASHBOARD_FILES, dashboard_router
 from screc.serving.errors import (
     BadRequestError,
     ServingError,
@@ -19,14 +21,16 @@ from screc.serving.errors import (
 )
 from screc.serving.gate import Gate, error_response
 from screc.serving.guard import Guard
+from screc.serving.metrics import metrics_router
 from screc.serving.protocol import (
     DTYPES,
     HEADER_LENGTH,
 )
+from screc.serving.rows import rows_router
 from screc.serving.service import InferenceService
 from screc.serving.signature import OUTPUT
 
-_OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+_OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", *DASHBOARD_FILES)
 
 Name = Annotated[str, Path(min_length=1, max_length=128)]
 
@@ -107,10 +111,10 @@ class IndexEntry(BaseModel):
     reason: str
 
 
-def create_gate(service: InferenceService, guard: Guard) -> Gate:
-    """The application behind its gate, which stands outermost: even the framework's middleware takes tens of
-    microseconds of a request."""
-    return Gate(create_app(service), service, guard, _OPEN_PATHS)
+def create_gate(service: InferenceService, guard: Guard) -> RequestIds:
+    """The application behind its gate, outside of which only request ids are given: even the framework's
+    middleware takes tens of microseconds of a request."""
+    return RequestIds(Gate(create_app(service), service, guard, _OPEN_PATHS))
 
 
 def create_app(service: InferenceService) -> FastAPI:
@@ -134,6 +138,9 @@ def create_app(service: InferenceService) -> FastAPI:
     app.include_router(_about(service))
     app.include_router(_models(service))
     app.include_router(_repository(service))
+    app.include_router(rows_router(service))
+    app.include_router(metrics_router(service))
+    app.include_router(dashboard_router(service))
     app.add_exception_handler(ServingError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import uvicorn
 
+from screc.serving.access_log import RpcRequestIds, is_listening, log
 from screc.serving.connection import Connection
 from screc.serving.guard import Guard, is_loopback
 from screc.serving.repository import Repository, RepositoryConfig
@@ -128,8 +129,10 @@ async def serve(
                 # What stands now stays: without this, every collection would walk all of it again.
                 gc.collect()
                 gc.freeze()
+                addresses = _addresses(config, listener, rpc_port, repository)
+                log("started", http=addresses.http, grpc=addresses.grpc, models=addresses.models)
                 if started:
-                    started(_addresses(config, listener, rpc_port, repository))
+                    started(addresses)
                 await asyncio.wait(
                     {asyncio.create_task(ended.wait()), answering}, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -137,9 +140,11 @@ async def serve(
                 repository.announce_end()
                 http.should_exit = True
                 await asyncio.gather(answering, _stop_rpc(rpc, config.repository.drain_s))
+                log("stopping")
     finally:
         gc.unfreeze()
         drained = await repository.close()
+        log("stopped", drained=drained)
     return drained
 
 
@@ -160,7 +165,8 @@ class _HttpServer(uvicorn.Server):
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol named: asyncio sends without delay only on sockets that say TCP.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -194,11 +200,12 @@ async def _start_rpc(
     if config.grpc_port is None:
         return None, 0
     server = grpc.aio.server(
+        interceptors=[RpcRequestIds()] if is_listening() else [],
         options=[
             ("grpc.max_receive_message_length", config.max_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
-        ]
+        ],
     )
     server.add_generic_rpc_handlers((Rpc(service, guard).handlers(),))
     host = f"[{config.host}]" if ":" in config.host else config.host

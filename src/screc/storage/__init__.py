@@ -12,6 +12,7 @@ from .remap import TableRemap
 from .row_store import RowStore, Ticket
 from .strategy import STRATEGIES, fastest_strategy, lookup_ns
 from .tensors import TensorFile, TensorSpec, write_arrays, write_tensors
+from .updates import UpdateOptions, UpdateStats
 from .verify import Damage, VerifyReport, verify
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "TensorSpec",
     "Ticket",
     "TtShape",
+    "UpdateOptions",
+    "UpdateStats",
     "VerifyReport",
     "fastest_strategy",
     "index_bytes",

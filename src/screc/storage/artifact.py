@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from screc import _native
@@ -72,6 +72,14 @@ class PackedTable:
         return self
 
 
+class ArtifactUpdates(Frozen):
+    """What compaction has made of an artifact: how often updated rows have been written into it, and the
+    SHA-256 (hexadecimal) of the manifest that was packed."""
+
+    origin: str = Field(pattern="^[0-9a-f]{64}$")
+    generation: int = Field(ge=1)
+
+
 class Manifest(Frozen):
     """manifest.json."""
 
@@ -82,6 +90,7 @@ class Manifest(Frozen):
     files: tuple[FileEntry, ...]
     plan: dict[str, Any] | None
     precision: dict[str, Any] | None = None
+    updates: ArtifactUpdates | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +190,8 @@ class Artifact:
         precision: what the layers outside the tables are computed in, as JSON values; None means float32.
         files: every file but the manifest and its digest.
         identity: tells this artifact from one that replaces it at the same path.
+        origin: SHA-256 (hexadecimal) of the manifest that was packed.
+        generation: how often updated rows have been written into it since.
     """
 
     path: Path
@@ -190,6 +201,8 @@ class Artifact:
     precision: dict[str, Any] | None
     files: tuple[FileEntry, ...]
     identity: tuple[int, ...] = field(repr=False)
+    origin: str = field(repr=False)
+    generation: int
 
     @classmethod
     def open(cls, path: Path | str) -> Artifact:
@@ -237,8 +250,17 @@ class Artifact:
                 raise DamagedFileError(source, f"does not list {name}")
             if size is not None and listed[name].bytes != size:
                 raise DamagedFileError(source, f"gives {name} {listed[name].bytes} bytes, its layout {size}")
+        updates = manifest.updates
         return cls(
-            path, manifest.model, manifest.tables, manifest.plan, manifest.precision, manifest.files, known
+            path=path,
+            model=manifest.model,
+            tables=manifest.tables,
+            plan=manifest.plan,
+            precision=manifest.precision,
+            files=manifest.files,
+            identity=known,
+            origin=hashlib.sha256(data).hexdigest() if updates is None else updates.origin,
+            generation=0 if updates is None else updates.generation,
         )
 
     def unreplaced(self, read: Callable[[], T]) -> T:
@@ -253,6 +275,10 @@ class Artifact:
     def assets(self) -> Path:
         """Directory of the files the model needs to read its input; it may not exist."""
         return self.path / ASSETS
+
+    def pages_path(self, table: int, band: int) -> Path:
+        """The file of an SSD band's pages."""
+        return self.path / pages_file(table, band)
 
     def entry(self, file: str) -> FileEntry:
         """Size and checksum of a file by its path inside the artifact.

@@ -10,9 +10,11 @@ import numpy as np
 
 from screc import _native
 
-from .artifact import Artifact, index_specs, load_artifact, pages_file, written_kind, written_specs
+from .artifact import Artifact, index_specs, load_artifact, read_manifest, written_kind, written_specs
+from .layout import TableLayout
 from .mapping import DataFlow, TableCores, set_mapping
 from .strategy import set_strategies
+from .updates import UpdateOptions, Updates, UpdateStats, WriterLock, replay
 
 CachePolicy = Literal["sketch", "lru"]
 
@@ -50,12 +52,15 @@ class RowStore:
     Attributes:
         native: the compiled store, for the engine.
         tables: names of the tables in order.
+        layouts: where their rows are.
     """
 
-    def __init__(self, native: Any, tables: tuple[str, ...], dims: tuple[int, ...]) -> None:
+    def __init__(self, native: Any, layouts: Sequence[TableLayout]) -> None:
         self.native = native
-        self.tables = tables
-        self._dims = dims
+        self.layouts = tuple(layouts)
+        self.tables = tuple(layout.table for layout in layouts)
+        self._dims = tuple(layout.embedding_dim for layout in layouts)
+        self._updates: Updates | None = None
 
     @classmethod
     def open(
@@ -68,6 +73,7 @@ class RowStore:
         cache_bytes: int = 0,
         cache_policy: CachePolicy = "sketch",
         strategies: str | Mapping[str, str] = "gather",
+        updates: UpdateOptions | bool = False,
     ) -> RowStore:
         """Opens the tables of an artifact: loads and checks what lives in DRAM, opens the SSD bands.
 
@@ -83,12 +89,16 @@ class RowStore:
                 ``screc.storage.STRATEGIES`` for each table that can have it, strategies by table name, or
                 "measured": small tables of fp32 rows are timed now, some milliseconds each, and take the
                 fastest. The others are gathered.
+            updates: whether rows may be updated (:meth:`update`), and how much that may take. One process at
+                a time can; the others that open the artifact have the updates of before.
 
-        A path whose artifact is replaced meanwhile is opened again, so that the rows are of one artifact.
+        Updates in the artifact's log are made again. A path whose artifact is replaced meanwhile is opened
+        again, so that the rows are of one artifact.
 
         Raises:
             FileNotFoundError: there is no artifact at ``path``.
-            DamagedFileError: a file is missing, cut or changed.
+            DamagedFileError: a file is missing, cut or changed, or the update log is damaged.
+            BlockingIOError: another process has opened the artifact for updates.
             ReplacedError: the artifact given as ``path`` was replaced since it was opened.
             OSError: SSD bands cannot be opened, or ``io`` is refused here.
             ValueError: an argument is out of range, or a named table cannot have its strategy.
@@ -96,11 +106,22 @@ class RowStore:
         """
 
         def load(artifact: Artifact) -> RowStore:
-            return cls._load(artifact, io, queue_depth, threads, cache_bytes, cache_policy, strategies)
+            return cls._load(
+                artifact, io, queue_depth, threads, cache_bytes, cache_policy, strategies, lock, options
+            )
 
-        if isinstance(path, Artifact):
-            return path.unreplaced(lambda: load(path))
-        return load_artifact(path, load)
+        options = UpdateOptions() if isinstance(updates, bool) else updates
+        directory = Path(path.path if isinstance(path, Artifact) else path)
+        read_manifest(directory)  # before a lock is left beside what is no artifact
+        lock = WriterLock(directory) if updates else None
+        try:
+            if isinstance(path, Artifact):
+                return path.unreplaced(lambda: load(path))
+            return load_artifact(path, load)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
 
     @classmethod
     def _load(
@@ -112,6 +133,8 @@ class RowStore:
         cache_bytes: int,
         cache_policy: CachePolicy,
         strategies: str | Mapping[str, str],
+        lock: WriterLock | None,
+        options: UpdateOptions,
     ) -> RowStore:
         native = _native.RowStore(
             io=io,
@@ -138,6 +161,7 @@ class RowStore:
                 elif band.memory == "dram":
                     rows = tensors[f"{prefix}.rows"]
                     native.add_dram_band(number, rows, index, format=band.format, scale=scale)
+                    native.allow_updates(number, position, rows)
                 else:
                     written, default_row = None, None
                     if (form := written_kind(layout, position)) is not None:
@@ -146,7 +170,7 @@ class RowStore:
                         default_row = tensors[f"{prefix}.default"].view(np.uint8)
                     native.add_ssd_band(
                         number,
-                        str(artifact.path / pages_file(number, position)),
+                        str(artifact.pages_path(number, position)),
                         position,
                         index,
                         format=band.format,
@@ -161,11 +185,11 @@ class RowStore:
             if len(table.layout.bands) == 1 and f"{number}.0.rows" in tensors
         }
         set_strategies(native, strategies, names, single, threads=threads)
-        return cls(
-            native,
-            names,
-            tuple(table.layout.embedding_dim for table in artifact.tables),
-        )
+        store = cls(native, [table.layout for table in artifact.tables])
+        end, updated = replay(artifact, native, writer=lock is not None)
+        if lock is not None:
+            store._updates = Updates(artifact, native, tensors, end, updated, lock, options)
+        return store
 
     def gather(self, table: int | str, ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The rows of ids int64 [n] of one table (number or name), float32 [n, dim].
@@ -235,6 +259,67 @@ class RowStore:
         if out is None:
             out = np.empty((batch_size, sum(self._dims)), np.float32)
         return Ticket(self.native.begin(ids, offsets, batch_size, out), out)
+
+    def update(self, table: int | str, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Gives ids of one table (number or name) new rows.
+
+        When it returns, the rows are durable and every look-up that begins sees them; one in progress sees
+        the old or the new of each row. Several threads' updates are made durable together. Rows are written
+        as the format of their place holds rows: fp32 bit by bit, others rounded as packing would; rows of
+        tensor trains are kept in fp32. They come back so from now on.
+
+        Ids are those of the table: rows that exist, and rows of a sparse table that were not known. Ids past
+        the table's end are refused: pack the table with room, as a sparse one.
+
+        Args:
+            table: number or name.
+            ids: int64 [n]; of an id that is there twice, the last row counts.
+            rows: float32 [n, dim].
+
+        Raises:
+            KeyError: there is no such table.
+            TypeError, ValueError: an id, or a value that is not finite or that the format cannot hold; the
+                message names its position. Or more than 1 GiB. Nothing is updated.
+            ReplacedError: another artifact has been put at the path. Nothing is updated.
+            OSError: the disk is full or failing, or there is no room for more updates (``UpdateOptions``).
+                Nothing is updated.
+            RuntimeError: the store was not opened for updates.
+        """
+        self._writer().update(self._number(table), ids, rows)
+
+    def compact(self) -> None:
+        """Writes updated rows into the artifact now, whose next generation takes its place, and cuts the log.
+
+        Look-ups and updates go on meanwhile. Rows of tensor trains stay in the log and in memory.
+
+        Raises:
+            DamagedFileError: a page that is to be changed is damaged; the message names it.
+            OSError: the disk is or would be full. The artifact and the log are as they were.
+            RuntimeError: the store was not opened for updates.
+        """
+        self._writer().compact()
+
+    def update_stats(self) -> UpdateStats | None:
+        """What updates have done since the store was opened; None where it is not open for them."""
+        updates = self._updates
+        return None if updates is None else updates.stats()
+
+    def close(self) -> None:
+        """Ends updates, so that another process can make some; look-ups go on. Needed for nothing else."""
+        if self._updates is not None:
+            self._updates.close()
+            self._updates = None
+
+    def __enter__(self) -> RowStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _writer(self) -> Updates:
+        if self._updates is None:
+            raise RuntimeError("the store was not opened for updates; use RowStore.open(path, updates=True)")
+        return self._updates
 
     def stats(self) -> Any:
         """Counts since the store was opened, with units in their documentation;

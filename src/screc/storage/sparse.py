@@ -55,7 +55,7 @@ def pages_with_data(descriptor: int, size: int) -> Iterator[np.ndarray]:
     system cannot tell."""
     found: list[np.ndarray] = []
     held = last = 0
-    for start, stop in _data(descriptor, size):
+    for start, stop in data_ranges(descriptor, size):
         # A hole may begin inside a page where the file system's blocks are smaller.
         first, end = max(last, start // PAGE_BYTES), -(-stop // PAGE_BYTES)
         last = max(last, end)
@@ -71,7 +71,7 @@ def pages_with_data(descriptor: int, size: int) -> Iterator[np.ndarray]:
         yield np.concatenate(found)
 
 
-def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     """Byte ranges [start, stop) of a file that are not holes."""
     stop = 0
     while stop < size:

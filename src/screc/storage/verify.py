@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ from .layout import PAGE_BYTES, PageGeometry, TableLayout
 from .sparse import indexed_groups, pages_with_data, runs
 from .tensor_checks import tensor_faults
 from .tensors import TensorFile
+from .update_log import read_log
+from .updates import log_path
 
 _PAGES_PER_STEP = 2048
 
@@ -83,7 +85,7 @@ class VerifyReport:
 
 
 def verify(path: Path | str, progress: Progress | None = None) -> VerifyReport:
-    """Reads all of an artifact and reports every damaged file and page.
+    """Reads all of an artifact, and its update log, and reports every damaged file and page.
 
     Args:
         path: the artifact.
@@ -97,7 +99,20 @@ def verify(path: Path | str, progress: Progress | None = None) -> VerifyReport:
     """
     path = Path(path)
     known = identity(path / MANIFEST_FILE)
-    return read_unreplaced(path / MANIFEST_FILE, lambda: _verify(path, progress), known=known)
+    return read_unreplaced(path / MANIFEST_FILE, lambda: _with_log(_verify(path, progress)), known=known)
+
+
+def _with_log(report: VerifyReport) -> VerifyReport:
+    """Adds what is wrong with the update log beside an artifact."""
+    log = log_path(report.path)
+    try:
+        read_log(log, lambda entry: None)
+    except FileNotFoundError:
+        return report
+    except DamagedFileError as error:
+        damages = (*report.damages, Damage(f"../{log.name}", error.fault))
+        return replace(report, files=report.files + 1, damages=damages)
+    return replace(report, files=report.files + 1)
 
 
 def _verify(path: Path, progress: Progress | None) -> VerifyReport:

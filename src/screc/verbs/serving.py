@@ -46,6 +46,10 @@ def serve(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    updates: Annotated[bool, typer.Option(help="Take new rows at /v2/models/NAME/rows.")] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="File of a JSON line for every request and event; - = standard error.")
+    ] = None,
     max_request: Annotated[str, typer.Option(help="Most bytes of a request.")] = "64MB",
     max_rows: Annotated[int, typer.Option(help="Most samples of a request.")] = 65_536,
     max_ids: Annotated[int, typer.Option(help="Most look-ups of a request.")] = 8_388_608,
@@ -53,6 +57,7 @@ def serve(
 ) -> None:
     """Serve artifacts over HTTP and gRPC (Open Inference Protocol V2); SIGTERM finishes what is in flight."""
     from screc.planning import parse_bytes
+    from screc.serving.access_log import start_logging
     from screc.serving.batching import BatchingConfig, parse_split
     from screc.serving.guard import is_loopback, read_token
     from screc.serving.repository import RepositoryConfig
@@ -85,7 +90,10 @@ def serve(
         limits=QueryLimits(rows=max_rows, ids=max_ids),
         tune_sla_s=sla_ms / 1e3 if split == "auto" else None,
         drain_s=drain_s,
+        updates=updates,
     )
+    if log is not None:
+        start_logging(None if str(log) == "-" else log)
     config = ServerConfig(
         host=host,
         port=port,
