@@ -48,7 +48,7 @@ class Search:
     Attributes:
         trial_s: seconds of each try.
         attempts: a load whose first try breaks the promise is tried so often in all; one that keeps it is
-            enough. A pause of the machine breaks a short try at any load, which confirmation does not forgive.
+            enough, since a pause of the machine breaks a short try at any load.
         tolerance: ends when the bracket is this narrow, as a share of the load.
         confirm_s: seconds of each run that confirms what was found.
         confirmations: such runs; the median of their percentiles must be within the limit.
