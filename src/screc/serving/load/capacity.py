@@ -47,7 +47,7 @@ class Search:
 
     Attributes:
         trial_s: seconds of each try.
-        attempts: a load whose first try breaks the promise is tried so often in all; one that keeps it counts. A
+        attempts: a load whose first try breaks the promise is tried so often in all; one that keeps counts. A
             pause of the machine breaks a short try at any load, and confirmation does not forgive it.
         tolerance: ends when the bracket is this narrow, as a share of the load.
         confirm_s: seconds of each run that confirms what was found.
