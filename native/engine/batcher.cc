@@ -19,6 +19,9 @@ using Seconds = std::chrono::duration<double>;
 
 // Of each batch in what is remembered of the batches of late: some dozens count.
 constexpr double kFade = 1.0 / 32;
+// The share of its time that a query's predicted wait may take: predictions are off by as much, and what is
+// taken in should not be dropped later.
+constexpr double kPromise = 0.75;
 constexpr double kLongest = 86400;  // seconds; beyond centuries a clock's ticks would overflow
 
 BatcherOptions checked(BatcherOptions options, const Engine& engine) {
@@ -123,7 +126,7 @@ Admission Batcher::answer(int64_t samples, double timeout) {
     const int64_t at_once = std::min<int64_t>(parts_of(samples, options_.split), options_.workers);
     const double own =
         static_cast<double>(samples) * late_seconds_ / late_samples_ / static_cast<double>(at_once);
-    if (admission.predicted_wait + own > timeout) {
+    if (admission.predicted_wait + own > kPromise * timeout) {
       ++stats_.refused_too_late;
       admission.verdict = Verdict::kTooLate;
     }

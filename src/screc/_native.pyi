@@ -686,7 +686,7 @@ class Batcher:
     Queries of many requests on their way through one Engine: joined, split, refused when there are too many.
     """
 
-    def __init__(self, engine: Engine, max_batch: int = 96, split: int = 96, queue_delay: float = 0.0, max_queued: int = 65536, workers: int = 0) -> None:
+    def __init__(self, engine: Engine, max_batch: int = 96, split: int = 96, queue_delay: float = 0.0, max_queued: int = 65536, workers: int = 0, nice: int = 0) -> None:
         """
         max_batch, split and max_queued are samples, queue_delay seconds; workers 0 is one per thread of the
         engine. ValueError names the option.
@@ -700,6 +700,11 @@ class Batcher:
         dense float32 [B, columns]; categorical int64 [B, tables], one id each, or ids int64 [nnz] and offsets
         int64 [tables * B + 1], table-major; the same of the context, for B = 1. ValueError names the tensor,
         the place and the value.
+        """
+
+    def admit(self, timeout: float) -> Admission:
+        """
+        Whether a query without samples would be taken in now; a refusal counts as one of a query.
         """
 
     def cancel(self, ticket: int) -> bool:

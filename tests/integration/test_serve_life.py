@@ -315,6 +315,7 @@ def test_a_directory_of_models(tmp_path):
         (["a=x", "a=y"], "two artifacts have the name 'a'"),
         (["two words=x"], "model name 'two words'"),
         (["x", "--split", "0"], "split"),
+        (["x", "--split", "half"], "must be a number of samples or auto"),
         (["x", "--tls-cert", "y"], "both a certificate and its key"),
     ],
 )

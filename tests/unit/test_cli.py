@@ -61,7 +61,16 @@ FLAGS = {
     },
     "serve": {
         *("artifacts", "repository", "host", "port", "grpc_port", "threads", "io", "queue_depth"),
-        *("max_batch", "queue_delay_ms", "split", "workers", "max_queued", "deadline_ms", "drain_s"),
+        *(
+            "max_batch",
+            "queue_delay_ms",
+            "split",
+            "sla_ms",
+            "workers",
+            "max_queued",
+            "deadline_ms",
+            "drain_s",
+        ),
         *("token_file", "tls_cert", "tls_key", "max_request", "max_rows", "max_ids", "as_json"),
     },
     "load": {

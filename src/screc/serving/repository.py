@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from screc.serving.batching import Batching, BatchingConfig
 from screc.serving.engine import Engine
 from screc.serving.errors import BadRequestError, NotFoundError, ServingError, UnavailableError
 from screc.serving.signature import QueryLimits, Signature
+from screc.serving.split import choose_split
 from screc.storage.artifact import MANIFEST_FILE
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -31,6 +32,8 @@ class RepositoryConfig:
         threads, io, queue_depth, cache_bytes: as ``Engine.open`` takes them.
         batching: of each model.
         limits: of each request.
+        tune_sla_s: what the 95th percentile of latencies is to keep to; the split of ``batching`` is then
+            measured for each model when it is first loaded. None: it stays as it is.
         drain_s: most seconds that the requests of a model which goes are waited for.
     """
 
@@ -40,6 +43,7 @@ class RepositoryConfig:
     cache_bytes: int | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     limits: QueryLimits = field(default_factory=QueryLimits)
+    tune_sla_s: float | None = None
     drain_s: float = 30.0
 
 
@@ -103,6 +107,7 @@ class Repository:
         self._models: dict[str, Model] = {}
         self._failures: dict[str, str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._batching: dict[str, BatchingConfig] = {}
         self._closed = False
 
     def __iter__(self) -> Iterator[Model]:
@@ -195,9 +200,14 @@ class Repository:
             except (OSError, ValueError, KeyError, MemoryError) as error:
                 self._failures[name] = f"{type(error).__name__}: {error}"
                 raise BadRequestError(f"model {name!r} cannot be loaded: {error}") from error
+            if config.tune_sla_s is not None and name not in self._batching:
+                self._batching[name] = await asyncio.to_thread(
+                    _tuned, engine, config.batching, config.tune_sla_s
+                )
             if self._closed:
                 raise UnavailableError("the server is stopping")
-            model = Model(name, chosen, path, engine, config)
+            batching = self._batching.get(name, config.batching)
+            model = Model(name, chosen, path, engine, replace(config, batching=batching))
             old, self._models[name] = self._models.get(name), model
             self._failures.pop(name, None)
             if old is not None:
@@ -232,6 +242,10 @@ class Repository:
                 entries.append({"name": name, "version": version, "state": state, "reason": reason})
         return entries
 
+    def announce_end(self) -> None:
+        """Health says no from now on; requests that come all the same are answered until :meth:`close`."""
+        self._closed = True
+
     async def close(self) -> bool:
         """Takes no more requests and lets those in flight end; whether all did within ``drain_s``."""
         self._closed = True
@@ -239,3 +253,8 @@ class Repository:
         ended = await asyncio.gather(*(model.batching.close(self.config.drain_s) for model in models))
         self._models.clear()
         return all(ended)
+
+
+def _tuned(engine: Engine, config: BatchingConfig, sla_s: float) -> BatchingConfig:
+    """The configuration with the split that this machine does best with."""
+    return replace(config, split=choose_split(engine, config, sla_s=sla_s).split)

@@ -134,6 +134,7 @@ async def serve(
                     {asyncio.create_task(ended.wait()), answering}, return_when=asyncio.FIRST_COMPLETED
                 )
                 # Health says so first; then no connection is taken, and those that ask are answered.
+                repository.announce_end()
                 http.should_exit = True
                 await asyncio.gather(answering, _stop_rpc(rpc, config.repository.drain_s))
     finally:

@@ -27,7 +27,12 @@ def serve(
     queue_depth: Annotated[int, typer.Option(help="SSD reads in flight.")] = 256,
     max_batch: Annotated[int, typer.Option(help="Most samples that requests are joined to.")] = 96,
     queue_delay_ms: Annotated[float, typer.Option(help="How long a batch waits to be full.")] = 0.0,
-    split: Annotated[int, typer.Option(help="Most samples of a part of a large request.")] = 96,
+    split: Annotated[
+        str, typer.Option(help="Most samples of a part of a large request; auto = measured for --sla-ms.")
+    ] = "96",
+    sla_ms: Annotated[
+        float, typer.Option(help="With --split auto: what 95 % of answers are to keep to.")
+    ] = 25.0,
     workers: Annotated[int, typer.Option(help="Batches at work at a time; 0 = by the threads.")] = 0,
     max_queued: Annotated[int, typer.Option(help="Most samples that wait; more are refused.")] = 65_536,
     deadline_ms: Annotated[
@@ -48,7 +53,7 @@ def serve(
 ) -> None:
     """Serve artifacts over HTTP and gRPC (Open Inference Protocol V2); SIGTERM finishes what is in flight."""
     from screc.planning import parse_bytes
-    from screc.serving.batching import BatchingConfig
+    from screc.serving.batching import BatchingConfig, parse_split
     from screc.serving.guard import is_loopback, read_token
     from screc.serving.repository import RepositoryConfig
     from screc.serving.server import Addresses, ServerConfig, named_artifacts, run
@@ -67,7 +72,7 @@ def serve(
 
     batching = BatchingConfig(
         max_batch=max_batch,
-        split=split,
+        split=parse_split(split),
         queue_delay_s=queue_delay_ms / 1e3,
         max_queued=max_queued,
         workers=workers,
@@ -78,6 +83,7 @@ def serve(
         queue_depth=queue_depth,
         batching=batching,
         limits=QueryLimits(rows=max_rows, ids=max_ids),
+        tune_sla_s=sla_ms / 1e3 if split == "auto" else None,
         drain_s=drain_s,
     )
     config = ServerConfig(
