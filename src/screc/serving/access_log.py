@@ -82,8 +82,8 @@ def request_id(given: str | None) -> str:
 
 
 class RequestIds:
-    """Logs every HTTP request under an id, its client's own or a new one, and answers with it. The outermost of
-    an application's middlewares; where nobody keeps a log it only gives clients their ids back."""
+    """Logs every HTTP request under an id, its client's own or a new one, and answers with it. The outermost
+    of an application's middlewares; where nobody keeps a log it only gives clients their ids back."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
