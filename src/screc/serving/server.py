@@ -19,7 +19,7 @@ from screc.serving.access_log import RpcRequestIds, is_listening, log
 from screc.serving.connection import Connection
 from screc.serving.guard import Guard, is_loopback
 from screc.serving.repository import Repository, RepositoryConfig
-from screc.serving.rest import create_app
+from screc.serving.rest import create_gate
 from screc.serving.rpc import Rpc
 from screc.serving.service import InferenceService
 
@@ -137,6 +137,7 @@ async def serve(
                     {asyncio.create_task(ended.wait()), answering}, return_when=asyncio.FIRST_COMPLETED
                 )
                 # Health says so first; then no connection is taken, and those that ask are answered.
+                repository.announce_end()
                 http.should_exit = True
                 await asyncio.gather(answering, _stop_rpc(rpc, config.repository.drain_s))
                 log("stopping")
@@ -177,11 +178,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _http_config(service: InferenceService, guard: Guard, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(service, guard),
+        create_gate(service, guard),
         http=Connection,
         log_level="error",
         access_log=False,
         server_header=False,
+        date_header=False,
+        proxy_headers=False,
         lifespan="off",
         ws="none",
         timeout_keep_alive=75,

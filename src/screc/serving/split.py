@@ -78,7 +78,7 @@ def climb(splits: Sequence[int], load_of: Callable[[int], float]) -> SplitChoice
 
 
 def highest_load(
-    latency_of: Callable[[float], float], sla_s: float, first_gap_s: float, *, updates: int = 32
+    latency_of: Callable[[float], float], sla_s: float, first_gap_s: float, *, updates: int = 128
 ) -> float:
     """The load at which a latency settles just below a limit.
 
@@ -135,7 +135,7 @@ def choose_split(
     sla_s: float,
     queries: Sequence[Batch] | None = None,
     splits: Sequence[int] = SPLITS,
-    updates: int = 32,
+    updates: int = 128,
     seed: int = 0,
 ) -> SplitChoice:
     """Measures sizes of parts on this machine and takes the best: some seconds for each.

@@ -141,8 +141,8 @@ def drive(
     """
     if not len(requests):
         raise ValueError("requests: there are none to send")
-    loop = _Loop(connect, requests, arrivals, pace, answered)
     with _without_collector():
+        loop = _Loop(connect, requests, arrivals, pace, answered)
         try:
             loop.run()
         finally:
