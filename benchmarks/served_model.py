@@ -71,6 +71,11 @@ def _precision(directory: Path, workload: Workload, precision: Precision) -> Den
     return DensePrecision(document=report.model_dump(), ranges=arithmetic.ranges)
 
 
+def run_seconds(default: float) -> float:
+    """How long a job of one long run lasts: ``SCREC_BENCH_SECONDS``, or the default."""
+    return float(os.environ.get("SCREC_BENCH_SECONDS", default))
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A server process.
@@ -142,3 +147,9 @@ def screc_serve(artifacts: list[str], *options: object) -> list[str]:
     return ["-m", "screc.cli", "serve", *artifacts, *("--port", "0", "--grpc-port", "0", "--json")] + [
         str(option) for option in options
     ]
+
+
+def spared_core() -> tuple[object, ...]:
+    """Options of our server: one core is for the protocols and the client, the others compute whole requests.
+    On two cores the setting with the highest load and the shortest tail of those tried."""
+    return ("--threads", max(1, len(os.sched_getaffinity(0)) - 1), "--split", 256, "--max-batch", 256)

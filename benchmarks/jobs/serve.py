@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.comparison import wide_console
 from benchmarks.peers.fastapi_pytorch import FORMS, MODES, encode
-from benchmarks.served_model import Served, screc_serve, served, write_artifact
+from benchmarks.served_model import Served, screc_serve, served, spared_core, write_artifact
 from benchmarks.workload import Workload, kaggle
 from screc.data import CRITEO_KAGGLE_ROWS, Batch
 from screc.serving import Engine
@@ -110,7 +110,7 @@ def run(*, quick: bool) -> dict[str, object]:
     engine = Engine.open(artifact)
     fields = {name: getattr(workload, name) for name in workload.__dataclass_fields__}
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(served(screc_serve([f"kaggle={artifact}"], *settings_of_ours())))
+        ours = stack.enter_context(served(screc_serve([f"kaggle={artifact}"], *spared_core())))
         peer = stack.enter_context(
             served(["-m", "benchmarks.peers.fastapi_pytorch", json.dumps(fields)], peer=True)
         )
@@ -139,12 +139,6 @@ def run(*, quick: bool) -> dict[str, object]:
             console.print(f"round {number + 1}/{rounds}: engine {engine_rates[-1]:,.0f}, {', '.join(rates)}")
         half = {arm.name: _at_half(arm, search.confirm_s) for arm in arms}
     return _report(console, workload, engine, engine_rates, arms, half, settings, best)
-
-
-def settings_of_ours() -> tuple[object, ...]:
-    """One core is for the protocols and the client, the others compute whole requests: on two cores the
-    setting with the highest load and the shortest tail of those tried."""
-    return ("--threads", max(1, len(os.sched_getaffinity(0)) - 1), "--split", 256, "--max-batch", 256)
 
 
 def _at_half(arm: _Arm, seconds: float) -> dict[str, Any]:
@@ -275,7 +269,7 @@ def _report(
             "candidates": CANDIDATES,
             "sla": asdict(SLA),
             "precisions": engine.precisions,
-            "screc_serve": " ".join(map(str, settings_of_ours())),
+            "screc_serve": " ".join(map(str, spared_core())),
             "fastapi_pytorch": {"threads": best[0], "path": best[1]},
         },
         "fastapi_pytorch_settings": {

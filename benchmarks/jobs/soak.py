@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.comparison import wide_console
 from benchmarks.jobs.overload import FOLDER, Memory, small_kaggle
-from benchmarks.served_model import screc_serve, served, write_artifact
+from benchmarks.served_model import run_seconds, screc_serve, served, spared_core, write_artifact
 from screc.serving import Engine
 from screc.serving.load import (
     EngineTarget,
@@ -46,14 +46,14 @@ def run(*, quick: bool) -> dict[str, object]:
     versions = {str(number): repository / "ranker" / str(number) for number in (1, 2)}
     for number, path in versions.items():
         write_artifact(small_kaggle(), path, precision="fp32", seed=int(number))
-    seconds, every = (6.0, 1.0) if quick else (600.0, 10.0)
+    seconds, every = (6.0, 1.0) if quick else (run_seconds(600.0), 10.0)
     shape = EngineTarget(Engine.open(versions["1"], threads=1)).shape
     batches = queries(ZipfSamples(shape, seed=1), np.resize(_SIZES, _POOL))
     shadow = {}
     for number, path in versions.items():
         engine = Engine.open(path, threads=1)
         shadow[number] = [engine.predict(batch).tobytes() for batch in batches]
-    with served(screc_serve(["--repository", str(repository)])) as server:
+    with served(screc_serve(["--repository", str(repository)], *spared_core())) as server:
         address = over_http.Address.of_url(server.http)
         generator = LoadGenerator(HttpTarget(server.http), LoadConfig(sizes="200", pool=_POOL))
         generator.peak(0.5)

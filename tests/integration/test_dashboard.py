@@ -147,7 +147,7 @@ def test_failures_are_counted_and_an_end_is_told(artifacts, page):
     with running({"small": artifacts["small"]}, config) as server:
         page.goto(server.http)
         wait_for(page, "document.querySelector('#state').textContent == 'Live'")
-        with httpx.Client(base_url=server.http) as client:
+        with httpx.Client(base_url=server.http, timeout=60) as client:
             body = listed(tensors(make_batch(30)), parameters={"timeout": 1})
             refused = [client.post("/v2/models/small/infer", json=body).status_code for _ in range(30)]
         assert set(refused) <= {200, 429, 504}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,7 +56,10 @@ def scrape(client: httpx.Client) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def test_metrics_are_the_counts_of_what_happened(artifact):
-    with running({"ranker": artifact}, UPDATES) as server, httpx.Client(base_url=server.http) as client:
+    with (
+        running({"ranker": artifact}, UPDATES) as server,
+        httpx.Client(base_url=server.http, timeout=60) as client,
+    ):
         batch = make_batch(40)
         for size, count in ((40, 3), (7, 2)):
             body = listed(tensors(make_batch(size, seed=size)))
@@ -86,7 +91,10 @@ def test_metrics_are_the_counts_of_what_happened(artifact):
 
 
 def test_every_metric_is_documented(artifact):
-    with running({"ranker": artifact}, UPDATES) as server, httpx.Client(base_url=server.http) as client:
+    with (
+        running({"ranker": artifact}, UPDATES) as server,
+        httpx.Client(base_url=server.http, timeout=60) as client,
+    ):
         client.post("/v2/models/ranker/infer", json=listed(tensors(make_batch(3))))
         families = [one.name for one in text_string_to_metric_families(client.get("/metrics").text)]
     text = DOCUMENTED.read_text()
@@ -111,7 +119,10 @@ def test_rows_are_updated_and_the_next_prediction_uses_them(artifact):
     categorical, batch = one_each(60)
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((20, 8)).astype(np.float32)
-    with running({"ranker": artifact}, UPDATES) as server, httpx.Client(base_url=server.http) as client:
+    with (
+        running({"ranker": artifact}, UPDATES) as server,
+        httpx.Client(base_url=server.http, timeout=60) as client,
+    ):
         before = predicted(client, categorical, batch.dense)
         answer = post_rows(client, "t0", list(range(20)), rows)
         assert answer.json() == {"model_name": "ranker", "model_version": "1", "table": "t0", "rows": 20}
@@ -163,7 +174,10 @@ def test_rows_are_updated_and_the_next_prediction_uses_them(artifact):
 
 def test_wrong_updates_are_refused_with_the_reason(artifact):
     row = np.ones((1, 8))
-    with running({"ranker": artifact}, UPDATES) as server, httpx.Client(base_url=server.http) as client:
+    with (
+        running({"ranker": artifact}, UPDATES) as server,
+        httpx.Client(base_url=server.http, timeout=60) as client,
+    ):
         for table, ids, rows, status, text in (
             ("none", [1], row, 400, "no table 'none'"),
             ("t0", [50], row, 400, "ids[0] is 50, outside table 0 of 50 rows"),
@@ -184,10 +198,53 @@ def test_wrong_updates_are_refused_with_the_reason(artifact):
         answer = client.post("/v2/models/ranker/rows", json={**document, "parameters": {"table": "t0"}})
         assert "there is no tensor 'others'" in answer.json()["error"]
         assert client.post("/v2/models/none/rows", json=document).status_code == 404
-    with running({"ranker": artifact}) as server, httpx.Client(base_url=server.http) as client:
+    with running({"ranker": artifact}) as server, httpx.Client(base_url=server.http, timeout=60) as client:
         answer = post_rows(client, "t0", [1], row)
         assert answer.status_code == 409
         assert "started without --updates" in answer.json()["error"]
+
+
+def test_updates_and_swaps_while_predictions_go_on(artifact):
+    """No prediction fails; an update is acknowledged, or refused because the model is being loaded."""
+    batch = listed(tensors(make_batch(20)))
+    stop = threading.Event()
+    statuses: dict[str, set[int]] = {"infer": set(), "rows": set()}
+    last: dict[int, int] = {}
+
+    def infer(client: httpx.Client) -> None:
+        while not stop.is_set():
+            statuses["infer"].add(client.post("/v2/models/ranker/infer", json=batch).status_code)
+
+    def update(client: httpx.Client) -> None:
+        value = 0
+        while not stop.is_set():
+            value += 1
+            row = value % 50
+            answer = post_rows(client, "t0", [row], np.full((1, 8), value))
+            statuses["rows"].add(answer.status_code)
+            if answer.status_code == 200:
+                last[row] = value
+
+    with (
+        running({"ranker": artifact}, UPDATES) as server,
+        httpx.Client(base_url=server.http, timeout=60) as client,
+    ):
+        threads = [threading.Thread(target=work, args=(client,)) for work in (infer, infer, update)]
+        for thread in threads:
+            thread.start()
+        for _ in range(6):
+            time.sleep(0.2)
+            assert client.post("/v2/repository/models/ranker/load").status_code == 200
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert statuses["infer"] == {200}
+    assert statuses["rows"] <= {200, 409}
+    assert len(last) > 5
+    rows = RowStore.open(artifact).gather("t0", np.array(list(last)))
+    np.testing.assert_array_equal(
+        rows, np.repeat(np.array(list(last.values()), np.float32)[:, None], 8, axis=1)
+    )
 
 
 def test_an_artifact_has_one_writer(artifact):
@@ -213,7 +270,7 @@ def lines(tmp_path, monkeypatch):
 def test_logs_are_json_with_the_ids_of_requests(artifact, lines):
     import tritonclient.grpc as triton
 
-    with running({"ranker": artifact}) as server, httpx.Client(base_url=server.http) as client:
+    with running({"ranker": artifact}) as server, httpx.Client(base_url=server.http, timeout=60) as client:
         body = listed(tensors(make_batch(3)))
         answer = client.post("/v2/models/ranker/infer", json=body, headers={"X-Request-Id": "mine-1"})
         assert answer.headers["x-request-id"] == "mine-1"
@@ -268,7 +325,10 @@ def test_metrics_without_a_model():
 
 def test_a_token_keeps_metrics_and_data_but_not_the_page(artifact):
     config = ServerConfig(token="secret", repository=RepositoryConfig(threads=1))
-    with running({"ranker": artifact}, config) as server, httpx.Client(base_url=server.http) as client:
+    with (
+        running({"ranker": artifact}, config) as server,
+        httpx.Client(base_url=server.http, timeout=60) as client,
+    ):
         for path, status in (
             ("/", 200),
             ("/dashboard/style.css", 200),

@@ -134,7 +134,7 @@ def test_what_is_no_request_costs_nobody_else(guarded, raw):
             connection.sendall(raw)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.recv(65536)
-        except (ConnectionError, TimeoutError):
+        except OSError:  # it may have been closed before all was sent
             answer = b""
         assert b" 200 " not in answer[:20]
         assert b" 500 " not in answer[:20]

@@ -18,6 +18,7 @@ import grpc
 
 LOGGER = logging.getLogger("screc.serving")
 REQUEST_ID = "X-Request-Id"
+_MODEL_PATH = re.compile(r"/v2/models/([^/]{1,128})(?:/versions/[^/]+)?(?:/(infer|rows))?")
 _VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 Scope = MutableMapping[str, Any]
@@ -81,8 +82,8 @@ def request_id(given: str | None) -> str:
 
 
 class RequestIds:
-    """Gives every HTTP request an id, its client's own or a new one, answers with it, and logs how it went.
-    The outermost of an application's middlewares."""
+    """Logs every HTTP request under an id, its client's own or a new one, and answers with it. The outermost
+    of an application's middlewares; where nobody keeps a log it only gives clients their ids back."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
@@ -92,8 +93,9 @@ class RequestIds:
             return await self._app(scope, receive, send)
         key = REQUEST_ID.lower().encode()
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == key), None)
+        if given is None and not is_listening():
+            return await self._app(scope, receive, send)
         name, began = request_id(given), time.perf_counter()
-        scope["request_id"] = name
         status, sent, received = 500, 0, 0
 
         async def counted() -> MutableMapping[str, Any]:
@@ -114,14 +116,15 @@ class RequestIds:
         try:
             await self._app(scope, counted, answered)
         finally:
+            of_model = _MODEL_PATH.fullmatch(scope["path"])
             log(
                 "request",
                 request_id=name,
                 protocol="http",
                 method=scope["method"],
                 path=scope["path"],
-                call=getattr(scope.get("route"), "name", None),
-                model=(scope.get("path_params") or {}).get("name"),
+                call=getattr(scope.get("route"), "name", None) or (of_model and of_model[2]),
+                model=of_model and of_model[1],
                 status=status,
                 seconds=round(time.perf_counter() - began, 6),
                 bytes_in=received,

@@ -253,6 +253,10 @@ class Repository:
                 entries.append({"name": name, "version": version, "state": state, "reason": reason})
         return entries
 
+    def announce_end(self) -> None:
+        """Health says no from now on; requests that come all the same are answered until :meth:`close`."""
+        self._closed = True
+
     async def close(self) -> bool:
         """Takes no more requests and lets those in flight end; whether all did within ``drain_s``."""
         self._closed = True

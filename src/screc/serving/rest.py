@@ -112,7 +112,7 @@ class IndexEntry(BaseModel):
 
 
 def create_gate(service: InferenceService, guard: Guard) -> RequestIds:
-    """The application behind its gate and the log of requests, which stand before the framework: even its
+    """The application behind its gate, outside of which only request ids are given: even the framework's
     middleware takes tens of microseconds of a request."""
     return RequestIds(Gate(create_app(service), service, guard, _OPEN_PATHS))
 

@@ -126,17 +126,18 @@ async def serve(
             answering = asyncio.create_task(http.serve(sockets=[listener]))
             with _ends_on_signals(ended):
                 await http.wait_started(answering)
-                addresses = _addresses(config, listener, rpc_port, repository)
-                log("started", http=addresses.http, grpc=addresses.grpc, models=addresses.models)
                 # What stands now stays: without this, every collection would walk all of it again.
                 gc.collect()
                 gc.freeze()
+                addresses = _addresses(config, listener, rpc_port, repository)
+                log("started", http=addresses.http, grpc=addresses.grpc, models=addresses.models)
                 if started:
                     started(addresses)
                 await asyncio.wait(
                     {asyncio.create_task(ended.wait()), answering}, return_when=asyncio.FIRST_COMPLETED
                 )
                 # Health says so first; then no connection is taken, and those that ask are answered.
+                repository.announce_end()
                 http.should_exit = True
                 await asyncio.gather(answering, _stop_rpc(rpc, config.repository.drain_s))
                 log("stopping")

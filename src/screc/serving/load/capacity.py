@@ -47,8 +47,8 @@ class Search:
 
     Attributes:
         trial_s: seconds of each try.
-        attempts: a load whose first try breaks the promise is tried so often in all; one keeping it counts.
-            A pause of the machine breaks a short try at any load, and confirmation does not forgive it.
+        attempts: a load whose first try breaks the promise is tried so often in all; one that keeps counts. A
+            pause of the machine breaks a short try at any load, and confirmation does not forgive it.
         tolerance: ends when the bracket is this narrow, as a share of the load.
         confirm_s: seconds of each run that confirms what was found.
         confirmations: such runs; the median of their percentiles must be within the limit.

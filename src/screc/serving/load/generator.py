@@ -84,11 +84,11 @@ class LoadGenerator:
             raise ValueError(f"no request is due within {seconds} s at {rate} requests/s; use more of either")
         return self._summary(self.trace(arrivals), seconds)
 
-    def peak(self, seconds: float = 2.0) -> Summary:
-        """The peak rate: a closed loop that keeps 16 requests in flight for about so many seconds. Its
+    def peak(self, seconds: float = 2.0, *, in_flight: int = _CLOSED_LOOP) -> Summary:
+        """The peak rate: a closed loop that keeps so many requests in flight, for about so many seconds. Its
         latencies say nothing."""
         count = 64
-        pace = Pace(timeout_s=_FOREVER_S, connections=_CLOSED_LOOP, in_flight=_CLOSED_LOOP)
+        pace = Pace(timeout_s=_FOREVER_S, connections=in_flight, in_flight=in_flight)
         while True:
             summary = self._summary(self._run(np.zeros(count), pace), 0.0)
             if summary.seconds >= 0.8 * seconds or summary.outcomes["ok"] == 0:
