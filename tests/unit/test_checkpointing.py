@@ -89,7 +89,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_another_model_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DlrmConfig, "to_dict", lambda self: {"name": "deepfm"})
     save_model(tiny_model(), tmp_path / "out")
-    with pytest.raises(ValueError, match="expected one of the names dlrm, wide_deep, dcn, got 'deepfm'"):
+    with pytest.raises(
+        ValueError, match="expected one of the names dlrm, wide_deep, dcn, mem_rec, got 'deepfm'"
+    ):
         load_model(tmp_path / "out")
 
 

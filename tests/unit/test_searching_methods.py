@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -231,3 +233,21 @@ def test_a_cached_row_starts_as_the_trains_have_it_and_comes_back_when_it_cools(
     assert method._sketch.num_lent == 0
     after = method.every_row(0)[42].detach()
     assert (after - learned).norm() < 0.3 * (before[42] - learned).norm()
+
+
+@pytest.mark.parametrize("name", ["cafe-ml", "cafe-plus", "tt-rec-cached"])
+def test_copies_have_a_sketch_of_their_own(name: str) -> None:
+    method = make_method(name, [TableSpec("t", 20_000)], 4, ratio=6, threshold=2.0, seed=2)
+    ids, offsets = torch.arange(0, 400), torch.arange(401)
+    for _ in range(4):
+        method(ids, offsets).sum().backward()
+        method.after_step()
+    copied = copy.deepcopy(method)
+    assert torch.equal(copied.every_row(0), method.every_row(0))
+    for one in (method, copied):
+        one(ids + 400, offsets).sum().backward()
+        one.after_step()
+    assert torch.equal(copied.get_extra_state(), method.get_extra_state())
+    copied(ids, offsets).sum().backward()
+    copied.after_step()
+    assert not torch.equal(copied.get_extra_state(), method.get_extra_state())
