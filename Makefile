@@ -32,7 +32,7 @@ bench: install
 
 # The tests of the native code under AddressSanitizer with UndefinedBehaviorSanitizer, and ThreadSanitizer.
 NATIVE_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,kernels quantised_linear row_formats io row_store store_formats \
-	row_cache tickets strategies data_flow counting drift access_statistics page_order engine replay pipeline precision pack sparse \
+	row_cache tickets strategies data_flow counting drift access_statistics page_order engine batcher replay pipeline precision pack sparse \
 	sparse_damage tt_fit tt_contractions))
 SANITIZED = $(BIN)/cmake -S . -B build/$(1) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DSCREC_SANITIZE=$(2) >/dev/null && \
 	$(BIN)/cmake --build build/$(1) && \

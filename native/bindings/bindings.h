@@ -14,6 +14,7 @@ void bind_store(nb::module_& module);
 void bind_page_order(nb::module_& module);
 void bind_fit(nb::module_& module);
 void bind_engine(nb::module_& module);
+void bind_batcher(nb::module_& module);
 void bind_statistics(nb::module_& module);
 void bind_hot_sketch(nb::module_& module);
 

@@ -11,6 +11,7 @@ NB_MODULE(_native, module) {
   screc::bindings::bind_page_order(module);
   screc::bindings::bind_fit(module);
   screc::bindings::bind_engine(module);
+  screc::bindings::bind_batcher(module);
   screc::bindings::bind_statistics(module);
   screc::bindings::bind_hot_sketch(module);
 }

@@ -545,6 +545,206 @@ class Engine:
     def num_threads(self) -> int:
         """Threads that work on one call, the caller included."""
 
+class Histogram:
+    """Counts of values in buckets."""
+
+    @property
+    def bounds(self) -> list[float]:
+        """The greatest value of each bucket; the last has no bound."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Values in each bucket alone: one count more than bounds."""
+
+    @property
+    def sum(self) -> float:
+        """Of all values."""
+
+class QueryForm:
+    """
+    Which tables and dense columns a query gives once, for all of its samples.
+    """
+
+    def __init__(self, tables: Sequence[tuple[str, int]], num_dense: int, context_tables: Sequence[int] = [], context_columns: Sequence[int] = []) -> None:
+        """
+        tables are (name, rows). ValueError names a table or column that is out of range or given twice.
+        """
+
+class Admission:
+    """What a Batcher said to a query."""
+
+    @property
+    def verdict(self) -> str:
+        """'accepted', 'queue full', 'too late' or 'draining'."""
+
+    @property
+    def ticket(self) -> int:
+        """Of an accepted query."""
+
+    @property
+    def predicted_wait(self) -> float:
+        """Seconds until the query's turn."""
+
+class Completion:
+    """The end of a query."""
+
+    @property
+    def ticket(self) -> int: ...
+
+    @property
+    def outcome(self) -> str:
+        """'done', 'expired', 'cancelled' or 'failed'."""
+
+    @property
+    def queue_seconds(self) -> float:
+        """Until its first sample was taken up."""
+
+    @property
+    def request_seconds(self) -> float:
+        """Until the end."""
+
+    @property
+    def error(self) -> str:
+        """Of a query that failed."""
+
+class BatcherStats:
+    """
+    What a Batcher has done since it was made.
+
+    accepted == done + failed + expired + cancelled + those still in it.
+    """
+
+    @property
+    def accepted(self) -> int:
+        """Queries."""
+
+    @property
+    def accepted_samples(self) -> int: ...
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def failed(self) -> int: ...
+
+    @property
+    def expired(self) -> int: ...
+
+    @property
+    def cancelled(self) -> int: ...
+
+    @property
+    def refused_queue_full(self) -> int: ...
+
+    @property
+    def refused_too_late(self) -> int: ...
+
+    @property
+    def refused_draining(self) -> int: ...
+
+    @property
+    def batches(self) -> int: ...
+
+    @property
+    def batched_samples(self) -> int: ...
+
+    @property
+    def joined_batches(self) -> int:
+        """Batches of several queries."""
+
+    @property
+    def queued(self) -> int:
+        """Queries that wait now."""
+
+    @property
+    def queued_samples(self) -> int: ...
+
+    @property
+    def running_samples(self) -> int: ...
+
+    @property
+    def seconds_per_sample(self) -> float:
+        """Of one worker, lately."""
+
+    @property
+    def queue_seconds(self) -> Histogram:
+        """Of queries that were done."""
+
+    @property
+    def compute_seconds(self) -> Histogram:
+        """Of batches."""
+
+    @property
+    def request_seconds(self) -> Histogram:
+        """Of queries that were done."""
+
+    @property
+    def batch_samples(self) -> Histogram: ...
+
+class Batcher:
+    """
+    Queries of many requests on their way through one Engine: joined, split, refused when there are too many.
+    """
+
+    def __init__(self, engine: Engine, max_batch: int = 96, split: int = 96, queue_delay: float = 0.0, max_queued: int = 65536, workers: int = 0) -> None:
+        """
+        max_batch, split and max_queued are samples, queue_delay seconds; workers 0 is one per thread of the
+        engine. ValueError names the option.
+        """
+
+    def submit(self, form: QueryForm, out: Annotated[NDArray, dict(device='cpu')], timeout: float, *, dense: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, categorical: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, ids: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, offsets: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, context_dense: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, context_categorical: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, context_ids: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None, context_offsets: Annotated[NDArray, dict(device='cpu', writable=False)] | None = None) -> Admission:
+        """
+        Takes in a query whose probabilities go to out float32 [B]. The arrays and the form must stay until its
+        completion is taken. timeout: seconds in the queue, 0 for no end.
+
+        dense float32 [B, columns]; categorical int64 [B, tables], one id each, or ids int64 [nnz] and offsets
+        int64 [tables * B + 1], table-major; the same of the context, for B = 1. ValueError names the tensor,
+        the place and the value.
+        """
+
+    def cancel(self, ticket: int) -> bool:
+        """
+        Drops a query, as far as it does not run; it completes all the same. False where it has.
+        """
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when there are completions."""
+
+    def take(self) -> list[Completion]:
+        """The completions since the last call."""
+
+    def drain(self, seconds: float) -> bool:
+        """
+        Refuses new queries from now on, and waits until nothing is left, or so many seconds; whether nothing is.
+        """
+
+    def stop(self) -> None:
+        """
+        Drops what waits, and returns when nothing runs; queries are refused from now on.
+        """
+
+    @property
+    def split(self) -> int:
+        """Most samples of a batch made of a part of one query."""
+
+    @split.setter
+    def split(self, arg: int, /) -> None: ...
+
+    @property
+    def max_batch(self) -> int: ...
+
+    @property
+    def max_queued(self) -> int: ...
+
+    @property
+    def queue_delay(self) -> float: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    def stats(self) -> BatcherStats: ...
+
 class RankedRows:
     """What a RowCounter counted; see screc.statistics.counting."""
 

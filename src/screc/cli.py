@@ -2,179 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
+
+from screc.verbs.options import (
+    BadLines,
+    Data,
+    Encoding,
+    Flow,
+    Interaction,
+    Io,
+    Json,
+    Method,
+    OnError,
+    Optimizer,
+    PageOrdering,
+    RowScale,
+    Threads,
+    WantedPrecision,
+    app,
+    console_for,
+    finish,
+    open_data,
+    progress_bar,
+    widths,
 )
 
-app = typer.Typer(
-    name="screc",
-    help="Train, plan, pack and serve recommendation models whose embedding tables do not fit in memory.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-class OnError(StrEnum):
-    """What a reader does at a malformed line."""
-
-    RAISE = "raise"
-    SKIP = "skip"
-
-
-class Interaction(StrEnum):
-    """How a DLRM's features meet."""
-
-    DOT = "dot"
-    CAT = "cat"
-
-
-class Encoding(StrEnum):
-    """How raw categories become rows."""
-
-    VOCABULARY = "vocabulary"
-    HASH = "hash"
-
-
-class WantedPrecision(StrEnum):
-    """What a packed model's dense layers are computed in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    INT8 = "int8"
-    AUTO = "auto"
-
-
-class PageOrdering(StrEnum):
-    """Which rows share a page on SSD."""
-
-    ID = "id"
-    FREQUENCY = "frequency"
-    CO_ACCESS = "co-access"
-
-
-class Method(StrEnum):
-    """Whose plan: the program's, or that of a planner of the literature to compare it with."""
-
-    MIP = "mip"
-    GREEDY_SIZE = "greedy-size"
-    GREEDY_LOOKUPS = "greedy-lookups"
-    RECSHARD = "recshard"
-    THREE_TIER = "three-tier"
-    TT_ONLY = "tt-only"
-    LRU = "lru"
-
-
-class Flow(StrEnum):
-    """Which threads look what up: each a part of the samples, or its core's tables."""
-
-    SYMMETRIC = "symmetric"
-    ASYMMETRIC = "asymmetric"
-
-
-class RowScale(StrEnum):
-    """What has a scale of its own: each int8 or int4 row, or each band of them."""
-
-    ROW = "row"
-    TABLE = "table"
-
-
-class Optimizer(StrEnum):
-    """The optimisers of the training room."""
-
-    SGD = "sgd"
-    ADAGRAD = "adagrad"
-    ADAM = "adam"
-
-
-Data = Annotated[
-    str,
-    typer.Option(
-        help="criteo:FILE, avazu:FILE, parquet:FILE, synthetic:rows=...,scale=... or meta-reuse:rows=..."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Threads = Annotated[int, typer.Option(help="Threads; 0 = every core.")]
-BadLines = Annotated[OnError, typer.Option(help="At a malformed line.")]
-Io = Annotated[str, typer.Option(help="SSD reads: auto, io_uring or pread.")]
-
-
-def _console(as_json: bool) -> Console:
-    """People's output: standard output, or standard error where a program reads the JSON."""
-    return Console(stderr=as_json)
-
-
-def _finish(as_json: bool, value: Any) -> None:
-    """Print a report (a dict or a dataclass) for programs."""
-    if as_json:
-        plain = _finite(asdict(value) if is_dataclass(value) else value)
-        print(json.dumps(plain, indent=1, default=str, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """null for numbers that are not defined (the AUC of one label): JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _progress(console: Console, title: str) -> Iterator[Any]:
-    """A progress bar as ``report(done, total)`` with total None while unknown."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Into a file, a bar that comes and goes would leave an empty line.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=None)
-
-        def report(done: int, total: int | None = None) -> None:
-            bars.update(task, completed=done, total=total)
-
-        yield report
-
-
-def _open(source: str, assets: Path | None, on_error: OnError) -> Any:
-    """The click log, through the feature encoder that a model keeps in its assets (if it has one)."""
-    from screc.data import open_log
-
-    encoder = None
-    if assets and (assets / "encoder").is_dir():
-        from screc.data import FeatureEncoder  # brings pyarrow, which a log of row ids has no need of
-
-        encoder = FeatureEncoder.load(assets / "encoder")
-    return open_log(source, encoder, on_error=on_error.value)
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(width) for width in text.split(",") if width.strip())
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is not a list of widths such as 512,256,64") from None
+# What the extra `serve` brings.
+_SERVE_PACKAGES = ("fastapi", "grpc", "uvicorn", "uvloop", "google", "google.protobuf")
 
 
 @app.command()
@@ -191,13 +51,13 @@ def probe(
     from screc.planning import probe as measure
     from screc.planning import system_summary
 
-    console = _console(as_json)
-    with _progress(console, "probing") as report:
+    console = console_for(as_json)
+    with progress_bar(console, "probing") as report:
         system = measure(directory, seconds=seconds, threads=threads, progress=lambda _, *step: report(*step))
     system.save(out)
     system_summary(system, console)
     console.print(f"written: {out}")
-    _finish(as_json, system.to_dict())
+    finish(as_json, system.to_dict())
 
 
 # What `train --like` takes from the checkpoint.
@@ -249,7 +109,7 @@ def train(
     from screc.training import TrainingConfig
     from screc.training import train as run
 
-    console = _console(as_json)
+    console = console_for(as_json)
     if (plan is None) != (statistics is None):
         raise typer.BadParameter(
             "--plan and --statistics go together: the statistics say which ids a band holds"
@@ -262,26 +122,26 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         assets = parent.assets if parent else Path(folder)
         if not parent and not data.startswith("synthetic:"):
-            with _progress(console, "fitting the encoder") as report:
+            with progress_bar(console, "fitting the encoder") as report:
                 options = {"kind": encoding.value, "rows": rows, "min_count": min_count}
                 encoder = fit_encoder(data, **options, on_error=on_error.value, progress=report)
             encoder.save(assets / "encoder")
-        log = _open(data, assets, on_error)
+        log = open_data(data, assets, on_error)
         if parent:
             config = DlrmConfig.from_dict(parent.model)
         else:
             config = DlrmConfig(
                 num_dense=log.num_dense,
                 embedding_dim=dim,
-                bottom_mlp=(*_widths(bottom), dim) if log.num_dense else (),
-                top_mlp=(*_widths(top), 1),
+                bottom_mlp=(*widths(bottom), dim) if log.num_dense else (),
+                top_mlp=(*widths(top), 1),
                 interaction=interaction.value,
             )
         layouts = Plan.load(plan).layouts if plan else None
         band_ids = AccessStatistics.load(statistics).band_ids(layouts) if plan else None
         model = DLRM.build(config, log.tables, layouts=layouts, band_ids=band_ids, seed=seed)
         console.print(f"{len(log.tables)} tables, {model.tables.num_bytes / 1e6:,.1f} MB of rows and cores")
-        with _progress(console, "training") as report:
+        with progress_bar(console, "training") as report:
             result = run(
                 model,
                 log,
@@ -298,7 +158,7 @@ def train(
                     checkpoint_every_samples=checkpoint_every,
                 ),
                 out=out,
-                evaluation=_open(test, assets, on_error) if test else None,
+                evaluation=open_data(test, assets, on_error) if test else None,
                 resume=not restart,
                 progress=lambda state: report(state.samples, state.total_samples),
                 assets=assets if (assets / "encoder").is_dir() else None,
@@ -306,7 +166,7 @@ def train(
     console.print(result.message)
     if result.evaluation:
         console.print(f"AUC {result.evaluation.auc:.4f}, log-loss {result.evaluation.log_loss:.4f}")
-    _finish(as_json, result)
+    finish(as_json, result)
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -343,12 +203,12 @@ def profile(
     )
     from screc.storage import Checkpoint
 
-    console = _console(as_json)
+    console = console_for(as_json)
     earlier = AccessStatistics.load(drift_from) if drift_from else None
-    log = _open(data, Checkpoint.open(model).assets if model else None, on_error)
+    log = open_data(data, Checkpoint.open(model).assets if model else None, on_error)
     if earlier:
         earlier.check_tables([(table.name, table.num_embeddings) for table in log.tables])
-    with _progress(console, "counting") as report:
+    with progress_bar(console, "counting") as report:
         counted = AccessStatistics.collect(
             log, limit=limit, memory_limit=parse_bytes(memory), progress=report
         )
@@ -362,10 +222,10 @@ def profile(
     console.print(f"written: {out}")
     together = ()
     if co_access:
-        with _progress(console, "ordering rows") as report:
+        with progress_bar(console, "ordering rows") as report:
             together = measure_co_access(log, limit=limit, progress=report)
         co_access_summary(together, console)
-    _finish(
+    finish(
         as_json,
         counted.to_dict()
         | {"drift": [asdict(one) for one in drift], "co_access": [asdict(one) for one in together]},
@@ -390,12 +250,12 @@ def sensitivity(
     from screc.statistics import AccessStatistics
     from screc.storage import Checkpoint
 
-    console = _console(as_json)
+    console = console_for(as_json)
     counted = AccessStatistics.load(statistics)
     checkpoint = Checkpoint.open(model)
-    config = SensitivityConfig(samples=samples, tt_ranks=_widths(tt_ranks), plans=plans)
-    log = _open(data, checkpoint.assets, OnError.RAISE)
-    with _progress(console, "measuring") as report:
+    config = SensitivityConfig(samples=samples, tt_ranks=widths(tt_ranks), plans=plans)
+    log = open_data(data, checkpoint.assets, OnError.RAISE)
+    with progress_bar(console, "measuring") as report:
         kept = out.with_name(out.name + ".part")
         found = measure_sensitivity(checkpoint, log, counted, config, keep=kept, progress=report)
     found.save(out)
@@ -403,7 +263,7 @@ def sensitivity(
         plot_sensitivity(found, plot)
     sensitivity_summary(found, console)
     console.print(f"written: {out}")
-    _finish(as_json, found.to_dict())
+    finish(as_json, found.to_dict())
 
 
 @app.command()
@@ -492,11 +352,11 @@ def plan(
     from screc.statistics import AccessStatistics
     from screc.storage import Checkpoint
 
-    console = _console(as_json)
+    console = console_for(as_json)
     if compare:
         comparison = compare_plans(Plan.load(compare[0]), Plan.load(compare[1]))
         comparison_summary(comparison, (compare[0].name, compare[1].name), console)
-        return _finish(as_json, comparison)
+        return finish(as_json, comparison)
     counted = AccessStatistics.load(statistics) if statistics else None
     losses = Sensitivity.load(sensitivity) if sensitivity else None
     if read:
@@ -537,7 +397,7 @@ def plan(
         if system:
             host = SystemSpec.load(system)
         else:
-            with _progress(console, "probing") as report:
+            with progress_bar(console, "probing") as report:
                 host = measure(out.resolve().parent, progress=lambda _, *step: report(*step))
         with console.status("planning"):
             made = request.plan(host)
@@ -549,7 +409,7 @@ def plan(
     if explain:
         others = table_alternatives(made, explain, counted, losses) if counted else []
         table_summary(made, explain, console, others)
-        return _finish(as_json, {"table": explain, "alternatives": [one.to_dict() for one in others]})
+        return finish(as_json, {"table": explain, "alternatives": [one.to_dict() for one in others]})
     plan_summary(made, console)
     if not read:
         console.print(f"written: {out}")
@@ -558,8 +418,8 @@ def plan(
             other = request.changed(what_if).plan(host)
         comparison = compare_plans(made, other)
         comparison_summary(comparison, ("planned", ", ".join(what_if)), console)
-        return _finish(as_json, {"plan": made.to_dict(), "what_if": comparison.to_dict()})
-    return _finish(as_json, made.to_dict())
+        return finish(as_json, {"plan": made.to_dict(), "what_if": comparison.to_dict()})
+    return finish(as_json, made.to_dict())
 
 
 @app.command()
@@ -594,7 +454,7 @@ def pack(
     from screc.storage import Checkpoint
     from screc.storage import pack as write
 
-    console = _console(as_json)
+    console = console_for(as_json)
     if page_order == PageOrdering.CO_ACCESS and not order_from:
         raise typer.BadParameter("--page-order co-access needs --order-from, the log to count it from")
     if page_order == PageOrdering.FREQUENCY and not (order_from or statistics):
@@ -603,7 +463,7 @@ def pack(
         raise typer.BadParameter("--order-from needs --page-order co-access or frequency")
     counted = AccessStatistics.load(statistics) if statistics else None
     made = Plan.load(plan) if plan else None
-    log = _open(sample, Checkpoint.open(model).assets, OnError.RAISE) if sample else None
+    log = open_data(sample, Checkpoint.open(model).assets, OnError.RAISE) if sample else None
     choice = PrecisionChoice(
         precision=precision.value, max_auc_loss=max_auc_loss, max_log_loss_rise=max_log_loss_rise
     )
@@ -612,19 +472,19 @@ def pack(
     orders = None
     if page_order != PageOrdering.ID:
         checkpoint = Checkpoint.open(model)
-        with _progress(console, "ordering pages") as report:
+        with progress_bar(console, "ordering pages") as report:
             orders = make_page_orders(
                 page_order.value,
                 made.layouts if made else [table.layout for table in checkpoint.tables],
                 counted,
-                _open(order_from, checkpoint.assets, OnError.RAISE) if order_from else None,
+                open_data(order_from, checkpoint.assets, OnError.RAISE) if order_from else None,
                 PageOrderConfig(samples_per_call=order_batch_size),
                 progress=report,
             )
         if made:
             check_page_orders(made, orders.orders)
         page_order_summary(orders, console)
-    with _progress(console, "packing") as report:
+    with progress_bar(console, "packing") as report:
         result = write(
             model,
             counted,
@@ -650,7 +510,7 @@ def pack(
         + (f" ({format_bytes(result.written_bytes)} written, the rest holes)" if holes else "")
         + f", {result.seconds:.1f} s"
     )
-    _finish(as_json, asdict(result) | {"page_reads": [asdict(one) for one in orders.reads] if orders else []})
+    finish(as_json, asdict(result) | {"page_reads": [asdict(one) for one in orders.reads] if orders else []})
 
 
 @app.command()
@@ -661,15 +521,15 @@ def verify(
     """Check every file and every page of an artifact."""
     from screc.storage import verify as check
 
-    console = _console(as_json)
-    with _progress(console, "verifying") as report:
+    console = console_for(as_json)
+    with progress_bar(console, "verifying") as report:
         result = check(artifact, progress=report)
     for damage in result.damages:
         console.print(f"[red]damaged[/red] {damage}")
     console.print(
         f"{artifact}: {'sound' if result.ok else 'damaged'}; {result.pages:,} pages, {result.files} files"
     )
-    _finish(as_json, result)
+    finish(as_json, result)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -689,10 +549,10 @@ def predict(
     """Predict a click log from an artifact."""
     from screc.serving import Engine, score
 
-    console = _console(as_json)
+    console = console_for(as_json)
     engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
-    log = _open(data, engine.assets, on_error)
-    with _progress(console, "predicting") as report:
+    log = open_data(data, engine.assets, on_error)
+    with progress_bar(console, "predicting") as report:
         result = score(engine, log, batch_size=batch_size, out=out, progress=report)
     if result.metrics:
         console.print(f"AUC {result.metrics.auc:.4f}, log-loss {result.metrics.log_loss:.4f}")
@@ -700,7 +560,7 @@ def predict(
         f"{result.num_samples:,} samples, {result.to_dict()['samples_per_s']:,.0f}/s in the engine, "
         f"peak resident memory {result.peak_resident_bytes / 1e6:,.0f} MB"
     )
-    _finish(as_json, result.to_dict())
+    finish(as_json, result.to_dict())
 
 
 @app.command()
@@ -719,11 +579,11 @@ def bench(
     from screc.serving import Engine, choose_data_flow, choose_roles, counters, measure
     from screc.storage import Artifact
 
-    console = _console(as_json)
+    console = console_for(as_json)
     engine = Engine.open(artifact, threads=threads, io=io, queue_depth=queue_depth)
-    log = _open(data, engine.assets, OnError.RAISE)
+    log = open_data(data, engine.assets, OnError.RAISE)
     results = []
-    sizes = _widths(batch_sizes)
+    sizes = widths(batch_sizes)
     if not sizes:
         raise typer.BadParameter("--batch-sizes needs at least one number, such as 1,1024")
     predicted = planned_rate(Artifact.open(artifact).plan)
@@ -755,7 +615,7 @@ def bench(
             f"The plan predicted {predicted.samples_per_s:,.0f} samples/s at B={predicted.batch_size} "
             f"({rate / predicted.samples_per_s:.2f}x measured)"
         )
-    _finish(
+    finish(
         as_json,
         {
             "predicted": against,
@@ -769,11 +629,17 @@ def bench(
     )
 
 
+import screc.verbs.compare  # noqa: E402  (their verbs come after those above)
+import screc.verbs.serving  # noqa: E402, F401
+
+
 def main() -> None:
     """Entry point: one clear line on standard error and exit code 1 for every expected failure."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
+        code = app(standalone_mode=False)  # of typer.Exit; Ctrl-C is one of 130
+        if isinstance(code, int) and code:
+            sys.exit(code)
+    except typer.Exit as stop:  # older versions of typer raise it
         sys.exit(stop.exit_code)
     except typer.Abort:
         sys.exit(130)
@@ -787,6 +653,8 @@ def main() -> None:
         text = show() if show else str(error) or type(error).__name__
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             text = "training needs torch: pip install 'screc[train]'"
+        if isinstance(error, ModuleNotFoundError) and error.name in _SERVE_PACKAGES:
+            text = "serving over the network needs more packages: pip install 'screc[serve]'"
         print(f"screc: error: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(2 if show else 1)
 

@@ -7,6 +7,11 @@ from method_contract import MethodContract
 from screc.embeddings import METHODS
 
 
+class TestWholeTables(MethodContract):
+    name = "full"
+    ratios = (1, 0.5)
+
+
 class TestHash(MethodContract):
     name = "hash"
     ratios = (10, 2, 100, 900)

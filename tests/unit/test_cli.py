@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from screc.cli import _finish, app
+from screc.cli import app
+from screc.verbs.options import finish
 
 # The flags of each verb. A new one is a decision: write it down here and in the guide.
 FLAGS = {
@@ -20,6 +21,11 @@ FLAGS = {
         *("encoding", "rows", "min_count", "epochs", "batch_size", "dense_lr", "table_lr", "optimizer"),
         *("table_optimizer", "shuffle", "checkpoint_every", "seed", "threads", "restart", "on_error"),
         "as_json",
+    },
+    "compare": {
+        *("data", "out", "test", "validation", "methods", "budgets", "seeds", "models", "dim", "bottom"),
+        *("top", "batch_size", "epochs", "patience", "dense_lr", "table_lr", "shuffle", "bf16"),
+        *("day_samples", "jobs", "as_json"),
     },
     "profile": {
         *("data", "out", "model", "limit", "memory", "drift_from", "co_access", "plot", "on_error"),
@@ -53,6 +59,11 @@ FLAGS = {
     "verify": {"artifact", "as_json"},
     "predict": {
         *("artifact", "data", "out", "batch_size", "threads", "io", "queue_depth", "on_error", "as_json"),
+    },
+    "serve": {
+        *("artifacts", "repository", "host", "port", "grpc_port", "threads", "io", "queue_depth"),
+        *("max_batch", "queue_delay_ms", "split", "workers", "max_queued", "deadline_ms", "drain_s"),
+        *("token_file", "tls_cert", "tls_key", "max_request", "max_rows", "max_ids", "as_json"),
     },
     "bench": {"artifact", "data", "batch_sizes", "seconds", "threads", "io", "queue_depth", "as_json"},
 }
@@ -115,7 +126,7 @@ def test_errors_are_one_line_and_a_code(arguments: list[str], words: list[str], 
 
 
 def test_numbers_that_are_not_defined_are_null(capsys: pytest.CaptureFixture[str]) -> None:
-    _finish(True, {"auc": float("nan"), "parts": [1.5, float("inf")], "path": Path("x")})
+    finish(True, {"auc": float("nan"), "parts": [1.5, float("inf")], "path": Path("x")})
     text = capsys.readouterr().out
     assert json.loads(text, parse_constant=pytest.fail) == {"auc": None, "parts": [1.5, None], "path": "x"}
 

@@ -74,7 +74,7 @@ def test_batch_size_skip_and_first_row_do_not_change_rows(sample) -> None:
 def test_skip_draws_no_chunk_in_between(monkeypatch) -> None:
     drawn = []
     original = Teacher.chunk
-    monkeypatch.setattr(Teacher, "chunk", lambda self, n: drawn.append(n) or original(self, n))
+    monkeypatch.setattr(Teacher, "chunk", lambda self, n, *rest: drawn.append(n) or original(self, n, *rest))
     log = SyntheticClickLog(SyntheticConfig(num_rows=1_000_000_000, scale=0.02))
     drawn.clear()
     next(log.batches(10, skip=900_000_000))
@@ -215,3 +215,34 @@ def test_bad_configurations(text, message) -> None:
 def test_parse() -> None:
     found = SyntheticConfig.parse("rows=1_000,seed=4,scale=0.5,first=7")
     assert found == SyntheticConfig(num_rows=1000, seed=4, scale=0.5, first_row=7)
+
+
+def test_drift_changes_who_is_popular_and_nothing_else() -> None:
+    """From day to day the given share of ranks pass to other ids; what an id means for the label stays."""
+    still = SyntheticClickLog(SyntheticConfig(num_rows=60_000, scale=0.002))
+    moving = SyntheticClickLog(SyntheticConfig(num_rows=60_000, scale=0.002, day_rows=20_000, drift=0.25))
+    before, after = _joined(still, 20_000), _joined(moving, 20_000)
+    days = [slice(0, 20_000), slice(20_000, 40_000), slice(40_000, 60_000)]
+    large = [f for f, spec in enumerate(still.tables) if spec.num_embeddings > 1000]
+    stayed = [np.mean([(before[0][f, day] == after[0][f, day]).mean() for f in large]) for day in days]
+    assert stayed[0] == 1
+    # Of the ranks, a quarter and a half have passed on; look-ups weigh the hottest ranks most.
+    assert 0.5 < stayed[1] < 0.95
+    assert stayed[2] < stayed[1]
+    np.testing.assert_array_equal(before[1], after[1])  # the dense features
+    field = still.teacher.fields[2]
+    ids = np.unique(after[0][2])
+    assert np.array_equal(field.biases(ids), moving.teacher.fields[2].biases(ids))
+    # Seen from anywhere, the same rows.
+    part = SyntheticConfig(num_rows=5000, scale=0.002, day_rows=20_000, drift=0.25, first_row=39_000)
+    np.testing.assert_array_equal(_joined(SyntheticClickLog(part), 999)[0], after[0][:, 39_000:44_000])
+
+
+def test_drift_moves_the_share_of_ranks_that_it_says() -> None:
+    field = teacher(1, 0.05).fields[2]
+    ranks = np.arange(100_000)
+    assert (field._handed_on(ranks, np.full(100_000, 0.2)) > 0).mean() == pytest.approx(0.2, abs=0.01)
+    assert (field._handed_on(ranks, np.full(100_000, 0.0)) == 0).all()
+    for drift, day, message in ((0.1, 0, "say how long a day is"), (1.5, 10, r"drift in \[0, 1\]")):
+        with pytest.raises(ValueError, match=message):
+            SyntheticConfig(num_rows=10, drift=drift, day_rows=day)

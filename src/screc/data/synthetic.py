@@ -36,6 +36,7 @@ _LATENT_DIM = 4
 _PILOT_CHUNKS = 4
 _PILOT_FIRST = 1 << 62  # chunk numbers that no log reaches
 _SQRT3 = math.sqrt(3.0)
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0  # of a table: how far a rank's next id is from its last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +50,17 @@ class SyntheticConfig:
             field; 1.0 is the real list, more than 1 is allowed.
         first_row: the log is rows [first_row, first_row + num_rows) of an endless stream, so that a test
             set is the training set's configuration with ``first_row`` at its end.
+        day_rows: rows of a day; 0 for a stream without days.
+        drift: from one day to the next, the share of every table's ranks that pass to other ids. What an id
+            means for the label stays, only its popularity changes.
     """
 
     num_rows: int
     seed: int = 1
     scale: float = 0.05
     first_row: int = 0
+    day_rows: int = 0
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_rows < 1:
@@ -65,12 +71,19 @@ class SyntheticConfig:
             raise ValueError(f"scale: must be above 0 and at most 100, got {self.scale}")
         if self.first_row < 0 or self.first_row + self.num_rows > 1 << 60:
             raise ValueError(f"first_row: must be in [0, 2^60 - num_rows], got {self.first_row}")
+        if self.day_rows < 0 or not 0 <= self.drift <= 1:
+            raise ValueError(
+                f"day_rows must not be negative and drift in [0, 1], got {self.day_rows} and {self.drift}"
+            )
+        if self.drift and not self.day_rows:
+            raise ValueError(f"drift: {self.drift} of the ids change from day to day; say how long a day is")
 
     @classmethod
     def parse(cls, text: str) -> SyntheticConfig:
-        """Read ``rows=1000000,seed=1,scale=0.05,first=0`` (all but rows optional)."""
+        """Read ``rows=1000000,seed=1,scale=0.05,first=0,day=0,drift=0`` (all but rows optional)."""
         kinds = {"rows": ("num_rows", int), "seed": ("seed", int)}
         kinds |= {"scale": ("scale", float), "first": ("first_row", int)}
+        kinds |= {"day": ("day_rows", int), "drift": ("drift", float)}
         return cls(**parse_settings("synthetic", text, kinds))
 
 
@@ -92,8 +105,12 @@ class _Field:
     bias_key: int
     latent_key: int
 
-    def ids(self, uniform: np.ndarray) -> np.ndarray:
-        """int64 ids of uniform numbers: a bounded Zipf rank by closed-form inverse, scattered."""
+    def ids(self, uniform: np.ndarray, turns: np.ndarray | None = None) -> np.ndarray:
+        """int64 ids of uniform numbers: a bounded Zipf rank by closed-form inverse, scattered.
+
+        ``turns``, float64 of the same shape: how often each rank has passed to another id, on average over
+        the ranks. Each rank changes hands at a time of its own.
+        """
         power = 1.0 - self.exponent
         ranks = uniform * ((self.rows + 1.0) ** power - 1.0)
         ranks += 1.0
@@ -101,10 +118,19 @@ class _Field:
         ids = ranks.astype(np.int64)
         ids -= 1
         np.clip(ids, 0, self.rows - 1, out=ids)
+        handed_on = None if turns is None else self._handed_on(ids, turns)
         ids *= self.multiplier
         ids += self.addend
+        if handed_on is not None:
+            ids += handed_on
         ids %= self.rows
         return ids
+
+    def _handed_on(self, ranks: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """How far the ids of ranks have moved on, int64."""
+        own = (_hash_ids(ranks, self.latent_key + 1) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
+        times = np.floor(turns + own).astype(np.int64)
+        return times * max(1, int(self.rows * _GOLDEN))
 
     def biases(self, ids: np.ndarray) -> np.ndarray:
         """float64, about N(0, 1): half the sum of four uniform lanes of each id's hash."""
@@ -193,13 +219,13 @@ class Teacher:
             low, high = (middle, high) if _sigmoid(logits + middle).mean() < CLICK_RATE else (low, middle)
         return (low + high) / 2
 
-    def chunk(self, number: int) -> _Chunk:
-        """Draw one chunk; the same number always gives the same bits."""
+    def chunk(self, number: int, turns: np.ndarray | None = None) -> _Chunk:
+        """Draw one chunk; the same number always gives the same bits. ``turns``: see :meth:`_Field.ids`."""
         stream = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
         ids = np.empty((len(self.fields), CHUNK_ROWS), dtype=np.int64)
         logits = np.zeros(CHUNK_ROWS)
         for f, field in enumerate(self.fields):
-            ids[f] = field.ids(stream.random(CHUNK_ROWS))
+            ids[f] = field.ids(stream.random(CHUNK_ROWS), turns)
             logits += field.strength * field.biases(ids[f])
         logits += self.interactions(ids)
         normal = stream.standard_normal((CHUNK_ROWS, NUM_DENSE))
@@ -266,6 +292,13 @@ class SyntheticClickLog:
         for batch, _ in self.batches_with_probability(batch_size, skip=skip):
             yield batch
 
+    def _turns(self, chunk: int) -> np.ndarray | None:
+        """How often ranks have changed hands by the days of a chunk's rows; None where they never do."""
+        if not self.config.drift:
+            return None
+        rows = chunk * CHUNK_ROWS + np.arange(CHUNK_ROWS, dtype=np.int64)
+        return (rows // self.config.day_rows) * self.config.drift
+
     def batches_with_probability(
         self, batch_size: int, *, skip: int = 0
     ) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -291,7 +324,7 @@ class SyntheticClickLog:
                 if start // CHUNK_ROWS != number:
                     number = start // CHUNK_ROWS
                     chunk, parts = None, ()  # the old one goes before the new one is drawn
-                    chunk = self.teacher.chunk(number)
+                    chunk = self.teacher.chunk(number, self._turns(number))
                     probability = _sigmoid(chunk.logits + self.teacher.intercept)
                     labels = (chunk.uniform < probability).astype(np.float32)
                     parts = (chunk.ids, chunk.counts, chunk.dense, probability, labels)

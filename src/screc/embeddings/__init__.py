@@ -27,6 +27,7 @@ from screc.embeddings.rounded import RoundedTable
 from screc.embeddings.tensor_ring import TensorRing
 from screc.embeddings.tensor_train import TensorTrain
 from screc.embeddings.tt_rec import TtRec
+from screc.embeddings.whole import WholeTables
 
 __all__ = [
     "METHODS",
@@ -63,6 +64,7 @@ __all__ = [
     "TensorRing",
     "TensorTrain",
     "TtRec",
+    "WholeTables",
     "compress",
     "make_method",
     "methods_of",

@@ -281,7 +281,9 @@ class Method(nn.Module, ABC):
         counts = bounds.diff()
         self._check_ids(ids, counts)
         whole = ids + torch.repeat_interleave(self._starts[:-1], counts)
-        rows, inverse = self._distinct(whole)
+        # Rows are float32 also where the layers around them multiply in bfloat16.
+        with torch.autocast(ids.device.type, enabled=False):
+            rows, inverse = self._distinct(whole)
         features = pool_bags(rows, inverse, offsets).view(self.num_tables, size, self.embedding_dim)
         if bool(self._mean.any()):
             lengths = offsets.diff().view(self.num_tables, size)

@@ -275,6 +275,28 @@ class Engine:
         self._native.replay(arrays, arrivals, clients, latencies)
         return latencies
 
+    def batcher(
+        self, *, max_batch: int, split: int, queue_delay: float, max_queued: int, workers: int
+    ) -> _native.Batcher:
+        """A batcher of queries over this engine: ``screc.serving.batching`` is its face.
+
+        Args:
+            max_batch, split, max_queued: samples; see ``screc.serving.batching.BatchingConfig``.
+            queue_delay: seconds.
+            workers: batches at work at a time; 0: one for each thread.
+
+        Raises:
+            ValueError: an option is out of range; the message names it.
+        """
+        return _native.Batcher(
+            self._native,
+            max_batch=max_batch,
+            split=split,
+            queue_delay=queue_delay,
+            max_queued=max_queued,
+            workers=workers,
+        )
+
     @property
     def roles(self) -> Roles:
         """Which threads do what; setting it takes effect at once.

@@ -103,7 +103,7 @@ class TrainingReport:
     """What a call of :func:`train` did.
 
     Attributes:
-        checkpoint: the directory of the checkpoint.
+        checkpoint: the directory of the checkpoint; None where none was asked for.
         interrupted: the run was stopped by a signal before its end.
         epochs: passes completed, in all runs.
         samples: samples trained on, in all runs.
@@ -115,7 +115,7 @@ class TrainingReport:
         message: one sentence for people; says how to resume an interrupted run.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     interrupted: bool
     epochs: int
     samples: int
@@ -150,11 +150,12 @@ def train(
     log: ClickLog,
     config: TrainingConfig,
     *,
-    out: Path | str,
+    out: Path | str | None,
     evaluation: ClickLog | None = None,
     validation: ClickLog | None = None,
     resume: bool = True,
     progress: Progress | None = None,
+    after_epoch: Callable[[], bool] | None = None,
     assets: Path | None = None,
 ) -> TrainingReport:
     """Train a model and write it to a checkpoint.
@@ -167,11 +168,12 @@ def train(
         model: trained in place; when resuming, its weights are replaced by the checkpoint's.
         log: the samples; must give the same ones in the same order each time.
         config: how to train.
-        out: directory of the checkpoint.
+        out: directory of the checkpoint; None writes none, and what is interrupted is lost.
         evaluation: evaluated at the end.
         validation: samples for the searching stages of a compression method, read over and over.
         resume: go on with a checkpoint at ``out`` if there is one; False replaces it.
         progress: called every ``config.log_every`` steps.
+        after_epoch: called after every pass; True ends the run there.
         assets: a directory that goes into the checkpoint (the feature encoder).
 
     Raises:
@@ -181,8 +183,11 @@ def train(
         DivergedError: the loss or a weight is not finite; the checkpoint before stays.
     """
     check_log(log, model.table_specs, model.config.num_dense)
-    run = _Run(model, log, config, Path(out), assets, progress, validation)
-    if (run.out / "model.json").is_file():
+    run = _Run(model, log, config, None if out is None else Path(out), assets, progress, validation)
+    run.after_epoch = after_epoch
+    if run.out is None:
+        pass
+    elif (run.out / "model.json").is_file():
         if resume:
             run.resume()
     elif run.out.is_file() or (run.out.is_dir() and any(run.out.iterdir())):
@@ -197,13 +202,15 @@ def train(
         if evaluation is not None and not interrupt.requested:
             metrics = evaluate(model, evaluation)
     at = run.position
+    saved = f"saved to {run.out}" if run.out else "not saved"
     if interrupt.requested:
+        resumed = "; run again with the same arguments to resume" if run.out else ""
         message = (
             f"interrupted after {at.samples} samples (in epoch {at.epoch + 1} of {config.epochs}); "
-            f"saved to {run.out}; run again with the same arguments to resume"
+            f"{saved}{resumed}"
         )
     else:
-        message = f"trained on {at.samples} samples in {at.epoch} epochs; saved to {run.out}"
+        message = f"trained on {at.samples} samples in {at.epoch} epochs; {saved}"
     return TrainingReport(
         checkpoint=run.out,
         interrupted=interrupt.requested,
@@ -224,13 +231,14 @@ class _Run:
         model: ClickModel,
         log: ClickLog,
         config: TrainingConfig,
-        out: Path,
+        out: Path | None,
         assets: Path | None,
         progress: Progress | None,
         validation: ClickLog | None,
     ) -> None:
         self.model, self.log, self.config, self.out = model, log, config, out
         self.assets, self.progress = assets, progress
+        self.after_epoch: Callable[[], bool] | None = None
         self.position = _Position()
         self.optimizers = self._new_optimizers()
         samples = log.num_samples
@@ -256,6 +264,7 @@ class _Run:
 
     def resume(self) -> None:
         """Take over weights, optimiser state and position of the checkpoint at ``out``."""
+        assert self.out is not None
         checkpoint = Checkpoint.open(self.out)
         stored = checkpoint.training.get("config")
         if stored is None or "position" not in checkpoint.training:
@@ -296,6 +305,8 @@ class _Run:
                 if at.epoch_samples == 0:
                     raise ValueError("log: it gave no samples to train on")
                 at.epoch, at.epoch_samples = at.epoch + 1, 0
+                if self.after_epoch is not None and self.after_epoch():
+                    break
         if self.stages is not None and not interrupt.requested and not at.finished:
             self.stages.method.finish()
             at.finished = True
@@ -392,20 +403,22 @@ class _Run:
             # The sum is not finite if any weight is not, and needs no memory.
             if not math.isfinite(parameter.detach().sum().item()):
                 raise self._diverged("a weight is not finite")
-        save_model(
-            self.model,
-            self.out,
-            training={
-                "config": dataclasses.asdict(self.config),
-                "position": dataclasses.asdict(self.position),
-            },
-            assets=self.assets,
-            optimizers=self._all_optimizers(),
-        )
+        if self.out is not None:
+            save_model(
+                self.model,
+                self.out,
+                training={
+                    "config": dataclasses.asdict(self.config),
+                    "position": dataclasses.asdict(self.position),
+                },
+                assets=self.assets,
+                optimizers=self._all_optimizers(),
+            )
         self._saved = dataclasses.replace(self.position)
 
     def _diverged(self, what: str) -> DivergedError:
-        kept = f"{self.out} keeps the last good checkpoint" if self.out.exists() else "nothing was saved"
+        found = self.out is not None and self.out.exists()
+        kept = f"{self.out} keeps the last good checkpoint" if found else "nothing was saved"
         return DivergedError(
             f"{what} at step {self.position.steps + 1} (sample {self.position.samples}); {kept}; "
             f"lower dense_lr ({self.config.dense_lr}) or table_lr ({self.config.table_lr}), "
