@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from screc.planning.machine import num_bytes
+from screc.planning.machine import is_private, num_bytes
 from screc.planning.plan import Budget, Objective, PlanOptions
 from screc.planning.sensitivity import Sensitivity
 from screc.planning.system import SystemSpec
@@ -78,7 +78,7 @@ def checked_options(
     has_ssd = ssd and system.ssd is not None
     budget = Budget(
         llc_bytes=num_bytes(system, "llc"),
-        dram_bytes=dram_budget(statistics, sizes, dram_bytes, dram_fraction),
+        dram_bytes=_at_most(system, dram_budget(statistics, sizes, dram_bytes, dram_fraction)),
         ssd_bytes=num_bytes(system, "ssd") if has_ssd else 0,
         **_accuracy(names, sensitivity, max_loss, max_tt_share),
     )
@@ -125,6 +125,11 @@ def checked_options(
         ssd=has_ssd,
         sensitivity=sensitivity,
     )
+
+
+def _at_most(system: SystemSpec, dram_bytes: int) -> int:
+    """No more than there is, where each device has its own; a host's DRAM is the caller's to promise."""
+    return min(dram_bytes, num_bytes(system, "dram")) if is_private(system, "dram") else dram_bytes
 
 
 def table_dims(names: Sequence[str], dims: Mapping[str, int] | int) -> list[int]:

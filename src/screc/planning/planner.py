@@ -20,7 +20,7 @@ from screc.planning.budget import format_bytes
 from screc.planning.check import check_plan
 from screc.planning.column_generation import NoChoice, Solution, solve
 from screc.planning.costs import RESOURCES, Placement, TableCosts
-from screc.planning.machine import manages_llc, num_bytes
+from screc.planning.machine import MEMORIES, is_private, manages_llc, num_bytes
 from screc.planning.mip import SolverError
 from screc.planning.paths import Paths
 from screc.planning.plan import Assignment, Objective, Plan, Prediction, ResourceUse, SolverReport
@@ -231,7 +231,15 @@ def _resources(found: Found) -> tuple[ResourceUse, ...]:
 
 
 def _best(asked: Asked, system: SystemSpec) -> Found:
-    """The best plan in which the devices share all tables."""
+    """The best plan of a machine: where devices have memories of their own, every table has a device."""
+    devices = system.devices
+    if devices.fixed_role and devices.count < 2 and asked.options.dense_flops and asked.roles == (0, 0):
+        raise ValueError("system: its one device has a fixed role, and a model needs both; plan for two")
+    owned = any(is_private(system, memory) for memory in MEMORIES)
+    if owned and (asked.roles[0] or system.devices.count) > 1:
+        from screc.planning.devices import best_on_devices
+
+        return best_on_devices(asked, system)
     roles = asked.roles
     found = _shared(asked, system, roles)
     if asked.options.objective == "latency" and found.predicted.pages_per_batch > 0:
