@@ -282,7 +282,22 @@ def plan(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples per batch that will be served.")] = 1024,
     tt_ranks: Annotated[str, typer.Option(help="TT ranks to choose from.")] = "8,16,32",
-    max_tt_share: Annotated[float, typer.Option(help="Largest share of look-ups that TT may answer.")] = 0.05,
+    max_tt_share: Annotated[
+        float | None,
+        typer.Option(help="Without --sensitivity: largest share of look-ups that TT may answer (0.05)."),
+    ] = None,
+    sensitivity: Annotated[
+        Path | None, typer.Option(help="From `screc sensitivity`: what each table loses in each format.")
+    ] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="With it: most rise of the log-loss, nats a sample.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="throughput, latency (of a batch alone) or memory (least, for --target-rate).")
+    ] = "throughput",
+    target_rate: Annotated[
+        float | None, typer.Option(help="Of --objective memory: samples per second to reach.")
+    ] = None,
     tt: Annotated[bool, typer.Option("--tt/--no-tt", help="Whether rows may become tensor trains.")] = True,
     ssd: Annotated[bool, typer.Option("--ssd/--no-ssd", help="Whether rows may live on SSD.")] = True,
     row_cache: Annotated[str, typer.Option(help="Of it, for a cache of SSD rows.")] = "0",
@@ -293,8 +308,8 @@ def plan(
         Flow, typer.Option(help="asymmetric: each core its own tables, where that is predicted to be faster.")
     ] = Flow.SYMMETRIC,
     formats: Annotated[
-        str, typer.Option(help="Formats that bands of rows may have: fp32, fp16, bf16, int8, int4.")
-    ] = "fp32",
+        str, typer.Option(help="Of rows: fp32, fp16, bf16, int8, int4; auto: all that are known.")
+    ] = "auto",
     row_scale: Annotated[
         RowScale,
         typer.Option(help="A scale for each int8 or int4 row, or one that all rows of a band share."),
@@ -322,6 +337,7 @@ def plan(
     from screc.planning import (
         Plan,
         PlanRequest,
+        Sensitivity,
         SystemSpec,
         compare_plans,
         comparison_summary,
@@ -342,6 +358,7 @@ def plan(
         comparison_summary(comparison, (compare[0].name, compare[1].name), console)
         return finish(as_json, comparison)
     counted = AccessStatistics.load(statistics) if statistics else None
+    losses = Sensitivity.load(sensitivity) if sensitivity else None
     if read:
         if what_if:
             raise typer.BadParameter("--what-if plans again: give the options that the plan was made with")
@@ -356,11 +373,15 @@ def plan(
             weights=list(checkpoint.dense().values()) if checkpoint else (),
             tables=checkpoint.tables if checkpoint else (),
             method=method.value,
+            sensitivity=losses,
             options={
                 "dram": dram,
                 "batch-size": str(batch_size),
                 "tt-ranks": tt_ranks,
                 "max-tt-share": str(max_tt_share),
+                "max-loss": str(max_loss),
+                "objective": objective,
+                "target-rate": str(target_rate),
                 "tt": "yes" if tt else "no",
                 "ssd": "yes" if ssd else "no",
                 "row-cache": row_cache,
@@ -386,7 +407,7 @@ def plan(
     if plot:
         plot_plan(made, plot)
     if explain:
-        others = table_alternatives(made, explain, counted) if counted else []
+        others = table_alternatives(made, explain, counted, losses) if counted else []
         table_summary(made, explain, console, others)
         return finish(as_json, {"table": explain, "alternatives": [one.to_dict() for one in others]})
     plan_summary(made, console)

@@ -37,6 +37,7 @@ FLAGS = {
     },
     "plan": {
         *("statistics", "dram", "out", "model", "dim", "system", "batch_size", "tt_ranks", "max_tt_share"),
+        *("sensitivity", "max_loss", "objective", "target_rate"),
         *(
             "tt",
             "ssd",

@@ -29,6 +29,17 @@ def layouts() -> list[TableLayout]:
         layout("shared-int4", 400, 5, (400, "dram/int4/table")),
         layout("mixed", 900, 8, (30, "dram"), (200, "dram/int8"), (600, "tt"), (900, "ssd/int4")),
         layout("long", 9, 5000, (4, "dram/fp16"), (9, "ssd/int8")),
+        layout(
+            "many",
+            900,
+            8,
+            (9, "dram"),
+            (50, "ssd/int8"),
+            (300, "dram/int4"),
+            (400, "ssd"),
+            (600, "tt"),
+            (900, "dram/fp16"),
+        ),
     ]
 
 

@@ -6,9 +6,11 @@ import io
 import itertools
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from every_layout import every_usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning_samples import KAGGLE_ROWS, zipf_statistics, zipf_table
@@ -23,18 +25,22 @@ from screc.planning import (
     check_plan,
     make_plan,
     plan_summary,
+    planner,
     plot_plan,
     predict,
     reference_system,
 )
+from screc.planning.bands import GridSteps, TableBands
 from screc.planning.caches import calls_per_batch
-from screc.planning.candidates import enumerate_candidates
 from screc.planning.costs import Placement
+from screc.planning.pareto import pareto_front
 from screc.planning.prediction import table_models
 from screc.statistics import AccessStatistics, TableStatistics
 from screc.storage.layout import TableLayout
 
 SYSTEM = reference_system()
+# So few that all layouts can be looked at one by one.
+FEW_CUTS = GridSteps(8.0, 3)
 SMALL = zipf_statistics((900, 40, 5000, 3))
 DENSE_BYTES = sum(64 * table.num_embeddings for table in SMALL.tables)
 
@@ -45,7 +51,7 @@ def never(name: str, rows: int) -> TableStatistics:
 
 
 def brute_force(statistics: AccessStatistics, dim: int, dram: float, share: float, **options) -> float:
-    """The least seconds over all combinations of unpruned candidate layouts."""
+    """The least seconds over all combinations of all layouts over the tables' cut points."""
     columns = []
     rows = [TableLayout.dense(table.name, table.num_embeddings, dim) for table in statistics.tables]
     asked = PlanOptions(batch_size=options["batch_size"])
@@ -53,16 +59,17 @@ def brute_force(statistics: AccessStatistics, dim: int, dram: float, share: floa
     placements = [Placement("fp32", "dram"), Placement("fp32", "ssd")]
     placements += [Placement("tt", "dram", rank) for rank in options["tt_ranks"]]
     for model in models:
-        seconds, pages, _, _, dram_bytes, _, loss = enumerate_candidates(
-            model, placements, prune=False
-        ).usage.T
-        columns.append((seconds / 2 + pages / SYSTEM.pages_per_second(256), dram_bytes, loss))
+        usage = every_usage(TableBands.of(model, placements, steps=FEW_CUTS))
+        usage = usage[pareto_front(usage)]
+        columns.append(
+            (usage[:, 0] / 2 + usage[:, 1] / SYSTEM.pages_per_second(256), usage[:, 4], usage[:, 6])
+        )
     # Sums over the product of all choices, one axis per table.
     sums = [np.zeros(()) for _ in range(3)]
     for table in columns:
         sums = [np.add.outer(known, more) for known, more in zip(sums, table, strict=True)]
     seconds, used, in_tt = sums
-    feasible = (used <= dram) & (in_tt <= share + 1e-9)
+    feasible = (used <= dram) & (in_tt <= (share + 1e-9 if share else 0.0))
     return float(seconds[feasible].min()) if feasible.any() else np.inf
 
 
@@ -78,16 +85,17 @@ def test_equals_brute_force(rows, fraction, share, batch_size, samples) -> None:
     statistics = zipf_statistics(tuple(rows), samples=samples)
     dram = int(fraction * sum(32 * size for size in rows))
     best = brute_force(statistics, 8, dram, share, batch_size=batch_size, tt_ranks=(2,))
-    plan = make_plan(
-        statistics,
-        8,
-        SYSTEM,
-        dram_bytes=dram,
-        batch_size=batch_size,
-        tt_ranks=(2,),
-        max_tt_share=share,
-        mip_gap=0.0,
-    )
+    with mock.patch.object(planner, "FINE", FEW_CUTS):
+        plan = make_plan(
+            statistics,
+            8,
+            SYSTEM,
+            dram_bytes=dram,
+            batch_size=batch_size,
+            tt_ranks=(2,),
+            max_tt_share=share,
+            mip_gap=0.0,
+        )
     assert plan.predicted.seconds_per_batch == pytest.approx(best, rel=1e-6, abs=1e-15)
     assert plan.lower_bound <= plan.predicted.seconds_per_batch * (1 + 1e-12)
     check_plan(plan, statistics)

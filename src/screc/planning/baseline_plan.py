@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from screc.planning.asked import dram_budget, table_dims
 from screc.planning.baselines import BASELINES, PLANNERS, Baseline, DoesNotFit, Task
 from screc.planning.budget import format_bytes
 from screc.planning.check import check_plan
 from screc.planning.plan import Assignment, Budget, Plan, PlanOptions, SolverReport
-from screc.planning.planner import InfeasibleBudget, _dims, _dram_budget
+from screc.planning.planner import InfeasibleBudget
 from screc.planning.prediction import predict
 from screc.planning.sensitivity import Sensitivity
 from screc.planning.system import DensePrecision, SystemSpec
@@ -96,12 +97,12 @@ def make_baseline_plan(
         raise ValueError(f"tt_ranks must be positive and not empty, got {list(tt_ranks)}")
     if sensitivity is not None:
         sensitivity.check(statistics)
-    sizes = _dims([table.name for table in statistics.tables], dims)
+    sizes = table_dims([table.name for table in statistics.tables], dims)
     task = Task(
         statistics=statistics,
         dims=sizes,
         system=system,
-        dram_bytes=_dram_budget(statistics, sizes, dram_bytes, dram_fraction),
+        dram_bytes=dram_budget(statistics, sizes, dram_bytes, dram_fraction),
         ssd_bytes=system.num_bytes("ssd") if ssd and system.ssd is not None else 0,
         batch_size=batch_size,
         queue_depth=queue_depth,

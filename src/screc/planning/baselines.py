@@ -15,9 +15,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from screc.planning.candidates import pareto_front
 from screc.planning.costs import tt_sizes
 from screc.planning.mip import Infeasible, choose
+from screc.planning.pareto import pareto_front
 from screc.planning.sensitivity import Sensitivity
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics, TableStatistics

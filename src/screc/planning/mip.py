@@ -1,7 +1,7 @@
 """The mixed-integer program: one column per group, the least total cost, every resource within its limit.
 
-It knows nothing of tables or bytes, so that richer problems (devices, roles, more memories) can be written as
-more columns and more resources.
+Rows that are *stages* have no hard limit: what the fullest of them takes beyond its own is added to the cost
+(the bottleneck). The program knows nothing of tables or bytes: devices, roles and memories are rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Choice:
 
     Attributes:
         columns: the chosen column of each group.
-        cost: its total cost, summed by us from the columns.
+        cost: its total cost and bottleneck, summed by us from the columns.
         lower_bound: no choice costs less; the better of the Lagrangian bound and the solver's.
         gap: (cost - lower_bound) / cost; 0 for cost 0.
         status: ``optimal`` (to the gap asked for), ``time limit``, or ``bound`` where our own
@@ -56,8 +56,10 @@ def choose(
     resources: Sequence[np.ndarray],
     limits: np.ndarray,
     *,
+    stage: np.ndarray | None = None,
     gap: float = 1e-4,
     time_limit: float = 60.0,
+    start: Sequence[int] | None = None,
 ) -> Choice:
     """Choose one column of each group.
 
@@ -69,8 +71,11 @@ def choose(
         costs: per group float64 [n], not negative.
         resources: per group float64 [n, r], not negative.
         limits: float64 [r].
+        stage: bool [r], the resources of which the largest excess over its limit (which may be negative) is
+            added to the cost; None: none.
         gap: relative gap at which to stop.
         time_limit: seconds for the solver; after it the best choice found is returned with its gap.
+        start: a choice that keeps the limits, one column per group.
 
     Raises:
         Infeasible: no choice keeps the limits.
@@ -78,16 +83,19 @@ def choose(
     """
     started = time.monotonic()
     limits = np.asarray(limits, dtype=np.float64)
-    groups = [_Group.of(cost, resource, limits) for cost, resource in zip(costs, resources, strict=True)]
+    stage = np.zeros(limits.size, dtype=bool) if stage is None else np.asarray(stage, dtype=bool)
+    hard = np.where(stage, np.inf, limits)
+    groups = [_Group.of(cost, resource, hard) for cost, resource in zip(costs, resources, strict=True)]
     if not groups:
-        return Choice(columns=(), cost=0.0, lower_bound=0.0, gap=0.0, status="bound", num_columns=0)
+        fixed = max(0.0, float(-limits[stage].min(initial=0.0)))
+        return Choice(columns=(), cost=fixed, lower_bound=fixed, gap=0.0, status="bound", num_columns=0)
     least = np.sum([group.resources.min(axis=0) for group in groups], axis=0)
-    if (least > limits).any():
+    if (least > hard).any():
         raise Infeasible("the smallest columns together exceed a limit")
-    stacked = _Stacked(groups, limits)
+    stacked = _Stacked(groups, limits, stage)
     prices = stacked.lp_prices()
     bound, reduced = stacked.lagrangian(prices)
-    best = stacked.best_start(prices)
+    best = stacked.best_start(prices, stacked.numbers(groups, start) if start is not None else None)
     upper = stacked.cost(best) if best is not None else np.inf
     status, kept, solver_bound = "bound", np.zeros(0, dtype=np.int64), bound
     if upper > bound * (1 + gap) + 1e-300:
@@ -143,58 +151,84 @@ class _Group:
 class _Stacked:
     """All columns of all groups in one array; a choice is one column number per group."""
 
-    def __init__(self, groups: Sequence[_Group], limits: np.ndarray) -> None:
+    def __init__(self, groups: Sequence[_Group], limits: np.ndarray, stage: np.ndarray) -> None:
         self.starts = np.concatenate(([0], np.cumsum([group.costs.size for group in groups])))
         self.group = np.repeat(np.arange(len(groups)), np.diff(self.starts))
         self.costs = np.concatenate([group.costs for group in groups])
-        self.resources = np.concatenate([group.resources for group in groups])
-        self.limits = limits
+        resources = np.concatenate([group.resources for group in groups])
+        self.resources, self.limits = resources[:, ~stage], limits[~stage]
+        self.stages, self.fixed = resources[:, stage], -limits[stage]
         self._original = np.concatenate([group.original for group in groups])
         # Resources with limit 0 bind nothing any more: columns that use them are gone.
-        self.binding = np.flatnonzero((limits > 0) & np.isfinite(limits))
-        self.scaled = self.resources[:, self.binding] / limits[self.binding]
+        self.binding = np.flatnonzero((self.limits > 0) & np.isfinite(self.limits))
+        self.scaled = self.resources[:, self.binding] / self.limits[self.binding]
         # Costs are scaled to about 1000 in all, where the solver's absolute tolerances are harmless.
-        typical = np.add.reduceat(self.costs, self.starts[:-1]) / np.diff(self.starts)
-        self.unit = max(float(typical.sum()) / 1000.0, 1e-300)
+        typical = np.add.reduceat(self.costs + self.stages.sum(axis=1), self.starts[:-1])
+        typical = float((typical / np.diff(self.starts)).sum()) + float(self.fixed.max(initial=0.0))
+        self.unit = max(typical / 1000.0, 1e-300)
 
     def original(self, choice: np.ndarray) -> tuple[int, ...]:
         return tuple(int(column) for column in self._original[choice])
 
+    def numbers(self, groups: Sequence[_Group], original: Sequence[int]) -> np.ndarray:
+        """The choice of these columns of the groups."""
+        found = [
+            np.searchsorted(group.original, column) for group, column in zip(groups, original, strict=True)
+        ]
+        choice = self.starts[:-1] + np.array(found)
+        if (choice >= self.starts[1:]).any() or (self._original[choice] != np.array(original)).any():
+            raise ValueError("start: a column does not fit the limits on its own")
+        return choice
+
     def cost(self, choice: np.ndarray) -> float:
-        return float(self.costs[choice].sum())
+        return float(self.costs[choice].sum()) + self._bottleneck(self.stages[choice].sum(axis=0))
+
+    def _bottleneck(self, taken: np.ndarray) -> float:
+        return max(0.0, float((taken + self.fixed).max(initial=0.0)))
 
     def feasible(self, choice: np.ndarray) -> bool:
         # Exact for whole numbers below 2^53, as bytes are.
         return bool((self.resources[choice].sum(axis=0) <= self.limits).all())
 
     def lp_prices(self) -> np.ndarray:
-        """Price of each (scaled) binding resource by the LP relaxation; zeros where that has none."""
+        """Prices of the binding resources (scaled) and of the stages, by the LP relaxation; zeros where that
+        has none."""
         highs = self._model(np.arange(self.costs.size), integer=False)
         highs.run()
         solution = highs.getSolution()
         if not solution.dual_valid:
-            return np.zeros(self.binding.size)
-        duals = np.asarray(solution.row_dual)[len(self.starts) - 1 :]
-        return np.maximum(-duals * self.unit, 0.0)
+            return np.zeros(self.binding.size + self.fixed.size)
+        duals = np.maximum(-np.asarray(solution.row_dual)[len(self.starts) - 1 :], 0.0)
+        duals[: self.binding.size] *= self.unit
+        # The bottleneck counts once: prices of stages that sum to more would bound nothing.
+        duals[self.binding.size :] /= max(1.0, float(duals[self.binding.size :].sum()))
+        return duals
+
+    def _priced(self, prices: np.ndarray) -> np.ndarray:
+        hard, soft = prices[: self.binding.size], prices[self.binding.size :]
+        return self.costs + self.scaled @ hard + self.stages @ soft
 
     def lagrangian(self, prices: np.ndarray) -> tuple[float, np.ndarray]:
-        """Lower bound on the cost of any choice, valid for any prices >= 0, and the reduced costs."""
-        priced = self.costs + self.scaled @ prices
+        """Lower bound on the cost of any choice, valid for any prices >= 0 of which those of stages sum to at
+        most 1, and the reduced costs."""
+        priced = self._priced(prices)
         least = np.minimum.reduceat(priced, self.starts[:-1])
-        return max(0.0, float(least.sum() - prices.sum())), priced - least[self.group]
+        hard, soft = prices[: self.binding.size], prices[self.binding.size :]
+        bound = float(least.sum() - hard.sum() + soft @ self.fixed)
+        return max(0.0, bound), priced - least[self.group]
 
-    def best_start(self, prices: np.ndarray) -> np.ndarray | None:
+    def best_start(self, prices: np.ndarray, given: np.ndarray | None = None) -> np.ndarray | None:
         """The best greedy choice from a few starts; None where none of them is feasible."""
         # The cheapest columns at the LP's prices are near the optimum but may overstep a limit a little;
         # dearer resources leave room, which the exchange then uses.
-        starts = []
+        starts = [] if given is None else [given]
         for factor in _PRICE_FACTORS:
-            priced = self.costs + self.scaled @ (factor * prices)
-            starts.append(self._least_per_group(priced, self.scaled.sum(axis=1)))
+            dearer = np.where(np.arange(prices.size) < self.binding.size, factor, 1.0) * prices
+            starts.append(self._least_per_group(self._priced(dearer), self.scaled.sum(axis=1)))
         feasible = [start for start in starts if self.feasible(start)]
         if not feasible:
-            used = self.scaled.sum(axis=1)
-            starts = [self._least_per_group(used, self.costs)]
+            used, slow = self.scaled.sum(axis=1), self.costs + self.stages.sum(axis=1)
+            starts = [self._least_per_group(used, slow)]
             starts += [self._least_per_group(self.scaled[:, r], used) for r in range(self.binding.size)]
             feasible = [start for start in starts if self.feasible(start)][:1]
         improved = [self._improved(start) for start in feasible]
@@ -209,10 +243,14 @@ class _Stacked:
         choice = choice.copy()
         for _ in range(50 * choice.size):
             used = self.resources[choice].sum(axis=0)
+            taken = self.stages[choice].sum(axis=0)
             current = choice[self.group]
             saved = self.costs[current] - self.costs
+            if self.fixed.size:
+                after = taken + (self.stages - self.stages[current]) + self.fixed
+                saved = saved + self._bottleneck(taken) - np.maximum(0.0, after.max(axis=1))
             fits = (used + (self.resources - self.resources[current]) <= self.limits).all(axis=1)
-            usable = np.flatnonzero((saved > 0) & fits)
+            usable = np.flatnonzero((saved > 1e-12 * self.unit) & fits)
             if usable.size == 0:
                 break
             extra = (self.scaled[usable] - self.scaled[current[usable]]).sum(axis=1)
@@ -240,7 +278,10 @@ class _Stacked:
             )
             if start is not None:
                 given = highspy.HighsSolution()
-                given.col_value = np.isin(kept, start).astype(np.float64).tolist()
+                values = np.isin(kept, start).astype(np.float64)
+                if self.fixed.size:
+                    values = np.append(values, self._bottleneck(self.stages[start].sum(axis=0)) / self.unit)
+                given.col_value = values.tolist()
                 highs.setSolution(given)
             highs.run()
             model_status = highs.getModelStatus()
@@ -254,7 +295,7 @@ class _Stacked:
             bound = info.mip_dual_bound * self.unit if np.isfinite(info.mip_dual_bound) else 0.0
             if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
                 return status, None, bound
-            values = np.asarray(highs.getSolution().col_value)
+            values = np.asarray(highs.getSolution().col_value)[: kept.size]
             order = np.lexsort((-values, self.group[kept]))
             first = np.searchsorted(self.group[kept][order], np.arange(len(self.starts) - 1))
             choice = kept[order[first]]
@@ -266,27 +307,39 @@ class _Stacked:
         return "time limit", None, 0.0
 
     def _model(self, kept: np.ndarray, *, integer: bool):
-        """The model over the kept columns: a row per group, then a row per binding resource."""
+        """The model over the kept columns and, if there are stages, the bottleneck: a row per group, then one
+        per binding resource, then one per stage."""
         import highspy
 
-        groups, resources = len(self.starts) - 1, self.binding.size
+        groups, resources, stages = len(self.starts) - 1, self.binding.size, self.fixed.size
+        bottleneck = int(stages > 0)
         lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = kept.size, groups + resources
-        lp.col_cost_ = self.costs[kept] / self.unit
-        lp.col_lower_, lp.col_upper_ = np.zeros(kept.size), np.ones(kept.size)
-        lp.row_lower_ = np.concatenate((np.ones(groups), np.full(resources, -np.inf)))
-        lp.row_upper_ = np.ones(groups + resources)
-        rows = np.empty((kept.size, 1 + resources), dtype=np.int32)
+        lp.num_col_, lp.num_row_ = kept.size + bottleneck, groups + resources + stages
+        lp.col_cost_ = np.append(self.costs[kept] / self.unit, np.ones(bottleneck))
+        lp.col_lower_ = np.zeros(kept.size + bottleneck)
+        lp.col_upper_ = np.append(np.ones(kept.size), np.full(bottleneck, np.inf))
+        lp.row_lower_ = np.concatenate((np.ones(groups), np.full(resources + stages, -np.inf)))
+        lp.row_upper_ = np.concatenate((np.ones(groups + resources), -self.fixed / self.unit))
+        rows = np.empty((kept.size, 1 + resources + stages), dtype=np.int32)
         rows[:, 0] = self.group[kept]
-        rows[:, 1:] = groups + np.arange(resources)
-        values = np.concatenate((np.ones((kept.size, 1)), self.scaled[kept]), axis=1)
+        rows[:, 1:] = groups + np.arange(resources + stages)
+        values = np.concatenate(
+            (np.ones((kept.size, 1)), self.scaled[kept], self.stages[kept] / self.unit), axis=1
+        )
         nonzero = values != 0
+        starts = np.concatenate(([0], np.cumsum(nonzero.sum(axis=1))))
+        index, value = rows[nonzero], values[nonzero]
+        if bottleneck:
+            index = np.append(index, groups + resources + np.arange(stages, dtype=np.int32))
+            value = np.append(value, -np.ones(stages))
+            starts = np.append(starts, starts[-1] + stages)
         lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        lp.a_matrix_.start_ = np.concatenate(([0], np.cumsum(nonzero.sum(axis=1)))).astype(np.int32)
-        lp.a_matrix_.index_ = rows[nonzero]
-        lp.a_matrix_.value_ = values[nonzero]
+        lp.a_matrix_.start_ = starts.astype(np.int32)
+        lp.a_matrix_.index_ = index.astype(np.int32)
+        lp.a_matrix_.value_ = value
         if integer:
-            lp.integrality_ = [highspy.HighsVarType.kInteger] * kept.size
+            kinds = [highspy.HighsVarType.kInteger] * kept.size
+            lp.integrality_ = kinds + [highspy.HighsVarType.kContinuous] * bottleneck
         highs = highspy.Highs()
         highs.setOptionValue("output_flag", False)
         highs.setOptionValue("threads", 1)

@@ -12,13 +12,20 @@ from screc.planning.baseline_plan import make_baseline_plan
 from screc.planning.budget import parse_bytes
 from screc.planning.plan import Plan
 from screc.planning.planner import make_plan
+from screc.planning.sensitivity import Sensitivity
 from screc.planning.sparse import sparse_index_bytes
 from screc.planning.system import SystemSpec
 from screc.statistics.access import AccessStatistics
 from screc.storage import StoredTable
 
 # Options that only the program knows; the planners of the literature have no use for them.
-_ONLY_MIP = {"tt": "yes", "row-cache": "0", "roles": "mixed"}
+_ONLY_MIP = {
+    "tt": "yes",
+    "row-cache": "0",
+    "roles": "mixed",
+    "objective": "throughput",
+    "target-rate": "None",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,7 @@ class PlanRequest:
         dense_flops: float operations of a sample outside the tables.
         method: ``"mip"`` or a planner of the literature (:func:`make_baseline_plan`).
         options: texts by option, as in ``{"dram": "10%", "tt": "no"}``.
+        sensitivity: what each table loses in each format, if it was measured.
         kept_bytes: DRAM of the budget that the plan leaves to what packing adds for sparse tables.
     """
 
@@ -40,6 +48,7 @@ class PlanRequest:
     method: str
     options: Mapping[str, str]
     kept_bytes: int = 0
+    sensitivity: Sensitivity | None = None
 
     @classmethod
     def of(
@@ -50,6 +59,7 @@ class PlanRequest:
         weights: Sequence[np.ndarray] = (),
         tables: Sequence[StoredTable] = (),
         method: str = "mip",
+        sensitivity: Sensitivity | None = None,
         options: Mapping[str, str],
     ) -> PlanRequest:
         """A request for a model with these weights outside its tables, and these tables in its checkpoint.
@@ -58,7 +68,8 @@ class PlanRequest:
             ValueError: an option is unknown or its text does not say what it should.
         """
         flops = 2 * sum(weight.size for weight in weights if weight.ndim == 2)
-        request = cls(statistics, dim, flops, method, dict(options), sparse_index_bytes(tables))
+        kept = sparse_index_bytes(tables)
+        request = cls(statistics, dim, flops, method, dict(options), kept, sensitivity)
         request._arguments()
         return request
 
@@ -87,14 +98,17 @@ class PlanRequest:
             InfeasibleBudget, ValueError: see :func:`make_plan`.
         """
         arguments = self._arguments()
+        arguments["sensitivity"] = self.sensitivity
         if self.method == "mip":
             return make_plan(self.statistics, self.dim, system, dense_flops=self.dense_flops, **arguments)
         for option, default in _ONLY_MIP.items():
             if self.options.get(option, default) != default:
                 raise ValueError(f"{option}: is not for method {self.method!r}; leave it out")
-        for name in ("tt", "row_cache_bytes", "roles"):
+        for name in ("tt", "row_cache_bytes", "roles", "objective", "samples_per_second"):
             arguments.pop(name, None)
-        formats = arguments.pop("row_formats", ("fp32",))
+        if arguments.get("max_tt_share") is None:
+            arguments.pop("max_tt_share", None)
+        formats = arguments.pop("row_formats", None) or ("fp32",)
         if len(formats) != 1:
             raise ValueError(f"formats: method {self.method!r} takes one, got {', '.join(formats)}")
         return make_baseline_plan(
@@ -147,6 +161,15 @@ def _names(option: str, text: str, whole: int) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _none_or(read: Reader) -> Reader:
+    """``None`` and ``auto`` leave the choice to the planner."""
+
+    def choice(option: str, text: str, whole: int) -> Any:
+        return None if text in ("None", "auto") else read(option, text, whole)
+
+    return choice
+
+
 def _ranks(option: str, text: str, whole: int) -> tuple[int, ...]:
     try:
         return tuple(int(name) for name in _names(option, text, whole))
@@ -172,12 +195,15 @@ _ARGUMENTS: dict[str, tuple[str, Reader]] = {
     "dram": ("dram_bytes", _bytes),
     "batch-size": ("batch_size", _number(int)),
     "tt-ranks": ("tt_ranks", _ranks),
-    "max-tt-share": ("max_tt_share", _number(float)),
+    "max-tt-share": ("max_tt_share", _none_or(_number(float))),
+    "max-loss": ("max_loss", _none_or(_number(float))),
+    "objective": ("objective", _text),
+    "target-rate": ("samples_per_second", _none_or(_number(float))),
     "tt": ("tt", _yes),
     "ssd": ("ssd", _yes),
     "row-cache": ("row_cache_bytes", _bytes),
     "roles": ("roles", _roles),
-    "formats": ("row_formats", _names),
+    "formats": ("row_formats", _none_or(_names)),
     "row-scale": ("row_scale", _text),
     "time-limit": ("time_limit", _number(float)),
 }
