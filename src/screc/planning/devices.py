@@ -26,7 +26,7 @@ from screc.storage.layout import TableLayout
 # A table is dealt out in parts where it takes more than this of a device's share of the work or of a memory.
 _LARGE = 0.25
 _MOST_MOVES = 3000
-_MOST_SHRINKS = 4
+_MOST_SHRINKS = 8
 # Loads are compared by the sum of this power of them: nearly the fullest alone.
 _POWER = 12
 
@@ -190,7 +190,7 @@ def _dealt(
         names = [memory.upper() for memory in ("llc", "dram", "ssd") if is_private(system, memory)]
         for name, full in zip(names, over, strict=True):
             if full > 1.0:
-                limits[shrunk.names.index(name)] /= full * 1.01
+                limits[shrunk.names.index(name)] /= full * 1.02
         shrunk = replace(shrunk, limits=limits)
         try:
             together = solve(problem.tables, shrunk, gap=options.mip_gap, time_limit=options.time_limit / 8)
