@@ -100,7 +100,7 @@ def plot_plan(plan: Plan, path: str | Path) -> None:
     for axis in (axes[2], times):
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             labelled.setdefault(label, handle)
-    figure.legend(labelled.values(), labelled.keys(), loc="outside upper right", ncols=6, fontsize=9)
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=8, fontsize=9)
     predicted = plan.predicted
     figure.suptitle(
         f"DRAM {format_bytes(predicted.dram_bytes)} of {format_bytes(plan.budget.dram_bytes)}, "
