@@ -7,26 +7,14 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/scored_ids.h"
 
 namespace screc::bindings {
 namespace {
 
 nb::tuple insert(RecencyFilter& self, const AnyConstArray& ids, const AnyConstArray& scores, float threshold,
                  float kept) {
-  const auto* id = checked<std::int64_t>(ids, "ids", 1);
-  const auto* score = checked<float>(scores, "scores", 1);
-  const auto n = static_cast<std::int64_t>(ids.shape(0));
-  if (scores.shape(0) != ids.shape(0)) {
-    throw nb::value_error(
-        ("scores: expected " + std::to_string(n) + " as there are ids, got " + shape_text(scores)).c_str());
-  }
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (id[i] >= 0 && score[i] >= 0 && score[i] <= 3.0e38F) continue;
-    throw nb::value_error(("ids and scores: entry " + std::to_string(i) + " is id " + std::to_string(id[i]) +
-                           " with score " + std::to_string(score[i]) +
-                           "; neither may be negative, and scores must be finite")
-                              .c_str());
-  }
+  const auto [id, score, n] = scored_ids(ids, scores);
   RecencyFilter::Leaving leaving;
   {
     nb::gil_scoped_release release;
